@@ -1,4 +1,5 @@
-"""fold(events) -> Answer: the one account of what a log says. The page's `answer.js` is the same fold and passes the same cases.
+"""fold(events) -> Answer: the one account of what a log says. The page's `answer.js` is the same, and passes the same
+cases.
 
 Law: fold(rest, onto=fold(prefix)) == fold(prefix + rest), wherever the cut is made.
 """

@@ -70,7 +70,7 @@ class Usage(Event):
 
 @dataclass(frozen=True, slots=True)
 class Finished(Event):
-    """The good end; `finish_reason` is stop, length, stopped (by a person) or cached, `message` the stored one, whole."""
+    """The good end; `finish_reason` is stop, length, stopped (by a person) or cached; `message` is the stored one."""
 
     name: ClassVar[str] = "done"
     terminal: ClassVar[bool] = True

@@ -8,6 +8,6 @@ from types import ModuleType
 
 
 def load(package: ModuleType) -> dict[str, ModuleType]:
-    """Return the modules of *package* by name, sorted; names that begin with an underscore are shared parts, not members."""
+    """Return the modules of *package* by name, sorted; an underscore begins a shared part, no member."""
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
     return {name: importlib.import_module(f"{package.__name__}.{name}") for name in names}

@@ -69,7 +69,9 @@ class Parser:
         self._size = 0
         self._after_cr = False
         self._first = True
-        self._clear()
+        self._data: list[str] = []
+        self._event: str | None = None
+        self._id: str | None = None
 
     def feed(self, data: bytes) -> list[Frame]:
         """Return the frames that *data* completes. Raises LineTooLong past the cap."""
@@ -130,10 +132,5 @@ class Parser:
     def _dispatch(self) -> Frame | None:
         self.last_id = self._id if self._id is not None else self.last_id
         frame = Frame("\n".join(self._data), self._event, self._id) if self._data else None
-        self._clear()
+        self._data, self._event, self._id = [], None, None
         return frame
-
-    def _clear(self) -> None:
-        self._data: list[str] = []
-        self._event: str | None = None
-        self._id: str | None = None

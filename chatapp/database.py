@@ -1,0 +1,214 @@
+"""The database under the tables: engine, transactions, time.
+
+SQLite is opened in WAL mode, and says itself what kind of transaction begins: a reading one is deferred and cannot write
+(`query_only`), a writing one is `BEGIN IMMEDIATE`, for which it waits without blocking the event loop. A deferred
+transaction that turns to writing fails at once under contention whatever the busy timeout says, and a busy timeout
+freezes every other greenlet of the process: hence neither is used.
+
+Rule: nothing that waits (hashing, a model, a reader) stands inside a writing transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import gevent
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import JSON, Connection, DateTime, Engine, Float, MetaData, create_engine, event
+from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator
+
+from chatapp.errors import Overloaded
+from chatapp.settings import Settings
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+LOCK_SECONDS = 30.0  # a lock held longer is a fault of its own; the asker is told
+SHORT_BUSY_SECONDS = 0.02  # what a statement may block the loop for, where SQLite alone can wait (recovery of the WAL)
+
+WRITES = {"chatapp_writes": True}
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC time; SQLite keeps it without its zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None or dialect.name != "sqlite":
+            return value
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+class Base(DeclarativeBase):
+    """All tables of the site are in its metadata."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_N_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, list[dict[str, Any]]: JSON}  # noqa: RUF012
+
+
+db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
+
+
+class now_seconds(FunctionElement[float]):
+    """The database's own clock, in seconds since 1970: leases must not depend on whose clock is right."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(now_seconds, "sqlite")
+def _sqlite_now(element: Any, compiler: Any, **options: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(now_seconds, "postgresql")
+def _postgresql_now(element: Any, compiler: Any, **options: Any) -> str:
+    return "extract(epoch from clock_timestamp())"
+
+
+def utcnow() -> datetime:
+    return datetime.now(UTC)
+
+
+def configure(engine: Engine) -> None:
+    """Make *engine* begin its transactions as this module says."""
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _open_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+
+
+def _open_sqlite(connection: sqlite3.Connection, record: Any) -> None:
+    connection.isolation_level = None  # the driver begins nothing by itself
+    connection.execute(f"PRAGMA busy_timeout = {int(SHORT_BUSY_SECONDS * 1000)}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    raw = connection.connection.dbapi_connection
+    assert isinstance(raw, sqlite3.Connection)
+    if connection.get_execution_options().get("chatapp_writes"):
+        raw.execute("PRAGMA query_only = OFF")
+        _begin_immediate(raw)
+    else:
+        raw.execute("PRAGMA query_only = ON")
+        raw.execute("BEGIN")
+
+
+def _begin_immediate(raw: sqlite3.Connection) -> None:
+    """Take SQLite's one write lock; wait for it without blocking the loop. Raises Overloaded after LOCK_SECONDS."""
+    raw.execute("PRAGMA busy_timeout = 0")
+    deadline = time.monotonic() + LOCK_SECONDS
+    pause = 0.001
+    try:
+        while True:
+            try:
+                raw.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                if time.monotonic() > deadline:
+                    raise Overloaded("The database is busy. Try again in a moment.") from error
+            gevent.sleep(pause)
+            pause = min(pause * 2, 0.05)
+    finally:
+        raw.execute(f"PRAGMA busy_timeout = {int(SHORT_BUSY_SECONDS * 1000)}")
+
+
+@contextmanager
+def writing() -> Iterator[Session]:
+    """The request's session in one writing transaction: committed at the end, rolled back on any exception.
+
+    What was loaded before stays loaded but may be stale: read again inside what the decision rests on.
+    """
+    session = db.session()
+    session.commit()  # ends a reading transaction, which could not be turned into a writing one
+    session.connection(execution_options=WRITES)
+    try:
+        yield session
+        session.commit()
+    except BaseException:
+        session.rollback()
+        raise
+
+
+@contextmanager
+def connected(engine: Engine, *, writes: bool = False) -> Iterator[Connection]:
+    """A connection in one transaction, outside any request; committed at the end, rolled back on any exception."""
+    with engine.connect() as connection:
+        if writes:
+            connection.execution_options(**WRITES)
+        with connection.begin():
+            yield connection
+
+
+@contextmanager
+def session_of(engine: Engine, *, writes: bool = False) -> Iterator[Session]:
+    """A session in one transaction, outside any request; its objects stay usable afterwards."""
+    with connected(engine, writes=writes) as connection, Session(connection, expire_on_commit=False) as session:
+        yield session
+        session.flush()
+
+
+def engine_for(settings: Settings) -> Engine:
+    """Return an engine of its own, for commands that need no application."""
+    engine = create_engine(settings.database_url, **engine_options(settings))
+    configure(engine)
+    return engine
+
+
+def engine_options(settings: Settings) -> dict[str, Any]:
+    """Pool sizes: a connection is held for a query, never for a stream, so that few serve many."""
+    return {
+        "pool_size": 5,
+        "max_overflow": 5,
+        "pool_timeout": 10,
+        "pool_pre_ping": "sqlite" not in settings.database_url,
+    }
+
+
+def migrate(settings: Settings) -> bool:
+    """Bring the database to the newest revision; return whether anything was to do."""
+    from alembic.config import Config
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    heads = ScriptDirectory.from_config(config).get_heads()
+    engine = engine_for(settings)
+    try:
+        with connected(engine) as connection:
+            current = MigrationContext.configure(connection).get_current_heads()
+        if set(current) == set(heads):
+            return False
+        from alembic import command
+
+        with engine.connect().execution_options(**WRITES) as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+        return True
+    finally:
+        engine.dispose()

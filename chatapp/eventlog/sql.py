@@ -1,0 +1,240 @@
+"""Logs in the database: one row for a log's head, one row for a batch.
+
+One greenlet of the process commits for all runners: what has gathered while the last commit ran goes into the next, so
+that many answers share one transaction. The head row is the fence: an append that finds another owner, another seq or
+an ended log writes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import gevent
+import orjson
+from gevent.event import AsyncResult
+from gevent.event import Event as Signal
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.orm import Session
+
+from chatapp.database import Base, connected, now_seconds
+from chatapp.eventlog import PAGE, Head, LeaseLost, Within
+from chatapp.events import Entry, Event, dump, load
+
+logger = logging.getLogger(__name__)
+
+HEADS = Table(
+    "log_heads",
+    Base.metadata,
+    Column("generation_id", String(36), ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True),
+    Column("owner", String(36), nullable=False),
+    Column("lease_until", Float, nullable=False),  # seconds since 1970, by the database's clock
+    Column("last_seq", BigInteger, nullable=False, default=0),
+    Column("ended_at", Float),
+    Column("expired", Boolean, nullable=False, default=False),
+    Column("stop_requested", Boolean, nullable=False, default=False),
+)
+BATCHES = Table(
+    "log_batches",
+    Base.metadata,
+    Column("generation_id", String(36), ForeignKey("log_heads.generation_id", ondelete="CASCADE"), primary_key=True),
+    Column("last_seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("events", LargeBinary, nullable=False),  # JSON: [[name, fields], ...]
+    sqlite_with_rowid=False,
+)
+
+ADVANCE = (
+    update(HEADS)
+    .where(
+        HEADS.c.generation_id == bindparam("of"),
+        HEADS.c.owner == bindparam("by"),
+        HEADS.c.last_seq == bindparam("after"),
+        HEADS.c.ended_at.is_(None),
+    )
+    .values(
+        last_seq=bindparam("to"),
+        ended_at=case((bindparam("ends", type_=Boolean), now_seconds()), else_=None),
+    )
+)
+WRITE = insert(BATCHES)
+BATCH_AT = select(BATCHES.c.events).where(
+    BATCHES.c.generation_id == bindparam("of"), BATCHES.c.last_seq == bindparam("to")
+)
+READ = (
+    select(BATCHES.c.last_seq, BATCHES.c.events)
+    .where(BATCHES.c.generation_id == bindparam("of"), BATCHES.c.last_seq > bindparam("after"))
+    .order_by(BATCHES.c.last_seq)
+)
+HEAD = select(HEADS.c.last_seq, HEADS.c.ended_at, HEADS.c.expired).where(HEADS.c.generation_id == bindparam("of"))
+
+
+class Append(NamedTuple):
+    generation_id: str
+    events: Sequence[Event]
+    after: int
+    owner: str
+    within: Within | None
+    done: AsyncResult[list[Entry]]
+
+
+class Store:
+    """The logs of one database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._pending: list[Append] = []
+        self._wake = Signal()
+        self._writer: gevent.Greenlet[..., None] | None = None
+
+    def create(self, generation_id: str, *, owner: str, lease_seconds: float, session: Session | None = None) -> None:
+        assert session is not None, "a stored log begins in the transaction that stores its generation"
+        session.flush()
+        session.execute(
+            insert(HEADS).values(
+                generation_id=generation_id, owner=owner, lease_until=now_seconds() + lease_seconds, last_seq=0
+            )
+        )
+
+    def append(
+        self, generation_id: str, events: Sequence[Event], *, after: int, owner: str, within: Within | None = None
+    ) -> list[Entry]:
+        if self._writer is None or self._writer.dead:
+            self._writer = gevent.spawn(self._write_for_ever)
+        item = Append(generation_id, events, after, owner, within, AsyncResult())
+        self._pending.append(item)
+        self._wake.set()
+        return item.done.get()
+
+    def _write_for_ever(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            group, self._pending = self._pending, []
+            self._commit(group)
+
+    def _commit(self, group: list[Append]) -> None:
+        """Commit the group in one transaction; if that fails, each member on its own, so that one cannot fail another."""
+        try:
+            with connected(self._engine, writes=True) as connection:
+                results = [append(connection, item) for item in group]
+        except Exception as error:
+            if len(group) > 1:
+                for item in group:
+                    self._commit([item])
+            else:
+                group[0].done.set_exception(error)
+            return
+        for item, result in zip(group, results, strict=True):
+            if result is None:
+                item.done.set_exception(LeaseLost(item.generation_id))
+            else:
+                item.done.set(result)
+
+    def read(self, generation_id: str, after: int = 0, limit: int = PAGE) -> list[Entry]:
+        with connected(self._engine) as connection:
+            entries: list[Entry] = []
+            for last_seq, payload in connection.execute(READ, {"of": generation_id, "after": after}):
+                entries += decode(payload, last_seq, after)
+                if len(entries) >= limit:
+                    break
+        return entries[:limit]
+
+    def head(self, generation_id: str) -> Head | None:
+        with connected(self._engine) as connection:
+            row = connection.execute(HEAD, {"of": generation_id}).first()
+        return Head(row.last_seq, row.ended_at is not None, row.expired) if row else None
+
+    def renew(self, owner: str, lease_seconds: float) -> None:
+        mine = and_(HEADS.c.owner == owner, HEADS.c.ended_at.is_(None))
+        with connected(self._engine, writes=True) as connection:
+            connection.execute(update(HEADS).where(mine).values(lease_until=now_seconds() + lease_seconds))
+
+    def take_expired(self, owner: str, lease_seconds: float) -> list[str]:
+        orphaned = and_(HEADS.c.ended_at.is_(None), HEADS.c.lease_until < now_seconds())
+        with connected(self._engine) as connection:
+            if not connection.scalar(select(exists().where(orphaned))):
+                return []  # the usual case costs no write lock
+        with connected(self._engine, writes=True) as connection:
+            taken = update(HEADS).where(orphaned).values(owner=owner, lease_until=now_seconds() + lease_seconds)
+            return list(connection.scalars(taken.returning(HEADS.c.generation_id)))
+
+    def request_stop(self, generation_id: str) -> None:
+        with connected(self._engine, writes=True) as connection:
+            connection.execute(update(HEADS).where(HEADS.c.generation_id == generation_id).values(stop_requested=True))
+
+    def stop_requests(self, owner: str) -> list[str]:
+        asked = select(HEADS.c.generation_id).where(
+            HEADS.c.owner == owner, HEADS.c.stop_requested, HEADS.c.ended_at.is_(None)
+        )
+        with connected(self._engine) as connection:
+            return list(connection.scalars(asked))
+
+    def sweep(self, ended_before_seconds: float) -> int:
+        old = and_(~HEADS.c.expired, HEADS.c.ended_at < now_seconds() - ended_before_seconds)
+        with connected(self._engine, writes=True) as connection:
+            marked = update(HEADS).where(old).values(expired=True).returning(HEADS.c.generation_id)
+            names = list(connection.scalars(marked))
+            for name in names:
+                connection.execute(delete(BATCHES).where(BATCHES.c.generation_id == name))
+        return len(names)
+
+
+def append(connection: Connection, item: Append) -> list[Entry] | None:
+    """Write one batch; None if the fence does not let it through."""
+    entries = [Entry(item.after + n, event) for n, event in enumerate(item.events, 1)]
+    to = item.after + len(entries)
+    payload = encode(item.events)
+    fence = {
+        "of": item.generation_id,
+        "by": item.owner,
+        "after": item.after,
+        "to": to,
+        "ends": item.events[-1].terminal,
+    }
+    if connection.execute(ADVANCE, fence).rowcount != 1:
+        stored = connection.scalar(BATCH_AT, {"of": item.generation_id, "to": to})
+        return entries if stored == payload and owns(connection, item) else None
+    connection.execute(WRITE, {"generation_id": item.generation_id, "last_seq": to, "events": payload})
+    if item.within is not None:
+        with Session(connection) as session:
+            item.within(session)
+            session.flush()
+    return entries
+
+
+def owns(connection: Connection, item: Append) -> bool:
+    """Say whether the log is still the appender's: then the batch that stands there is its own, committed before."""
+    owner = connection.scalar(select(HEADS.c.owner).where(HEADS.c.generation_id == item.generation_id))
+    return bool(owner == item.owner)
+
+
+def encode(events: Sequence[Event]) -> bytes:
+    return orjson.dumps([[event.name, dump(event)] for event in events])
+
+
+def decode(payload: bytes, last_seq: int, after: int) -> list[Entry]:
+    """Return the batch's entries past *after*; *last_seq* is its last one's."""
+    rows: list[list[Any]] = orjson.loads(payload)
+    first = last_seq - len(rows) + 1
+    return [Entry(seq, load(name, values)) for seq, (name, values) in enumerate(rows, first) if seq > after]

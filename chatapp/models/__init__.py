@@ -1,0 +1,8 @@
+"""One file a noun: tables and their queries. Never a request.
+
+Queries take the session that they run in; who may ask is decided above.
+"""
+
+from chatapp.models import accounts, conversations, generations
+
+__all__ = ["accounts", "conversations", "generations"]

@@ -1,0 +1,148 @@
+"""Conversations and their messages. Messages form a tree: regenerate and edit add a sibling, the old branch stays."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, func, or_, select
+from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
+
+from chatapp.database import Base, utcnow
+from chatapp.models._columns import Created, Id
+
+USER = "user"
+ASSISTANT = "assistant"
+
+
+class Conversation(Base):
+    """`key` is the user's own name for it (a `chatId` of theirs); `leaf_id` is the last message of the branch shown."""
+
+    __tablename__ = "conversations"
+    __table_args__ = (UniqueConstraint("user_id", "key"), Index(None, "user_id", "updated_at"))
+
+    id: Mapped[Id]
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    key: Mapped[str | None] = mapped_column(String(64))
+    title: Mapped[str] = mapped_column(String(200), default="")
+    model: Mapped[str | None] = mapped_column(String(300))
+    pinned: Mapped[bool] = mapped_column(default=False)
+    archived: Mapped[bool] = mapped_column(default=False)
+    leaf_id: Mapped[str | None] = mapped_column(String(36))
+    created_at: Mapped[Created]
+    updated_at: Mapped[datetime] = mapped_column(default=utcnow)
+
+
+class Message(Base):
+    """A question or an answer. `position` counts from 1 in its conversation, in the order of making.
+
+    `status` is `stored` for a question, and for an answer `running` or how it ended (`chatapp.answer`).
+    """
+
+    __tablename__ = "messages"
+    __table_args__ = (UniqueConstraint("conversation_id", "position"),)
+
+    id: Mapped[Id]
+    conversation_id: Mapped[str] = mapped_column(ForeignKey("conversations.id", ondelete="CASCADE"))
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"), index=True)
+    position: Mapped[int]
+    role: Mapped[str] = mapped_column(String(20))
+    content: Mapped[str] = mapped_column(Text, default="")
+    reasoning: Mapped[str] = mapped_column(Text, default="")
+    status: Mapped[str] = mapped_column(String(20), default="stored")
+    model: Mapped[str | None] = mapped_column(String(300))
+    finish_reason: Mapped[str | None] = mapped_column(String(20))
+    error: Mapped[dict[str, Any] | None]
+    usage: Mapped[dict[str, Any] | None]
+    sources: Mapped[list[dict[str, Any]] | None]
+    details: Mapped[dict[str, Any] | None]  # the contract's `metadata`, a name that SQLAlchemy keeps for itself
+    generation_id: Mapped[str | None] = mapped_column(String(36))
+    created_at: Mapped[Created]
+
+
+def owned(session: Session, conversation_id: str, user_id: str) -> Conversation | None:
+    """Return the conversation if it is this user's."""
+    return session.scalar(
+        select(Conversation).where(Conversation.id == conversation_id, Conversation.user_id == user_id)
+    )
+
+
+def by_key(session: Session, key: str, user_id: str) -> Conversation | None:
+    return session.scalar(select(Conversation).where(Conversation.key == key, Conversation.user_id == user_id))
+
+
+def page(
+    session: Session, user_id: str, *, q: str = "", archived: bool = False, offset: int = 0, limit: int = 50
+) -> tuple[list[Conversation], int]:
+    """Return one page of the user's conversations, pinned and newest first, and how many there are in all."""
+    where = [Conversation.user_id == user_id, Conversation.archived == archived]
+    if q:
+        said = select(Message.id).where(
+            Message.conversation_id == Conversation.id, Message.content.icontains(q, autoescape=True)
+        )
+        where.append(or_(Conversation.title.icontains(q, autoescape=True), said.exists()))
+    total = session.scalar(select(func.count()).select_from(Conversation).where(*where)) or 0
+    order = (Conversation.pinned.desc(), Conversation.updated_at.desc(), Conversation.id)
+    rows = session.scalars(select(Conversation).where(*where).order_by(*order).offset(offset).limit(limit))
+    return list(rows), total
+
+
+def messages(session: Session, conversation_id: str) -> list[Message]:
+    """Return all messages of the tree, in the order of making."""
+    return list(
+        session.scalars(select(Message).where(Message.conversation_id == conversation_id).order_by(Message.position))
+    )
+
+
+def message_of(session: Session, message_id: str, user_id: str) -> Message | None:
+    """Return the message if it is in a conversation of this user's."""
+    return session.scalar(
+        select(Message)
+        .join(Conversation, Conversation.id == Message.conversation_id)
+        .where(Message.id == message_id, Conversation.user_id == user_id)
+    )
+
+
+def add_message(session: Session, conversation: Conversation, message: Message) -> Message:
+    """Store *message* as the newest of *conversation*, which then shows its branch."""
+    last = session.scalar(select(func.max(Message.position)).where(Message.conversation_id == conversation.id))
+    message.conversation_id = conversation.id
+    message.position = (last or 0) + 1
+    session.add(message)
+    session.flush()
+    conversation.leaf_id = message.id
+    conversation.updated_at = utcnow()
+    return message
+
+
+def branch(session: Session, leaf_id: str | None, *, limit: int = 10_000) -> list[Message]:
+    """Return the messages from the root to *leaf_id*, oldest first; at most the last *limit*."""
+    if leaf_id is None:
+        return []
+    start = select(Message.id, Message.parent_id).where(Message.id == leaf_id).cte("branch", recursive=True)
+    above = aliased(Message)
+    path = start.union_all(select(above.id, above.parent_id).join(start, above.id == start.c.parent_id))
+    rows = session.scalars(
+        select(Message).join(path, path.c.id == Message.id).order_by(Message.position.desc()).limit(limit)
+    )
+    return list(rows)[::-1]
+
+
+def deepest(session: Session, message_id: str) -> str:
+    """Return the newest leaf under *message_id*, itself included: what to show when a reader turns to this branch."""
+    while True:
+        child = session.scalar(
+            select(Message.id).where(Message.parent_id == message_id).order_by(Message.position.desc()).limit(1)
+        )
+        if child is None:
+            return message_id
+        message_id = child
+
+
+def latest(session: Session, user_id: str, *, offset: int, limit: int) -> tuple[list[Message], int]:
+    """Return a page of the user's latest messages over all conversations, newest first, and how many there are."""
+    mine = select(Conversation.id).where(Conversation.user_id == user_id)
+    where = Message.conversation_id.in_(mine)
+    total = session.scalar(select(func.count()).select_from(Message).where(where)) or 0
+    order = (Message.created_at.desc(), Message.position.desc(), Message.id)
+    return list(session.scalars(select(Message).where(where).order_by(*order).offset(offset).limit(limit))), total
