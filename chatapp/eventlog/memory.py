@@ -53,12 +53,12 @@ class Store:
             return None
         return Head(log.last_seq, log.ended_at is not None, expired=log.last_seq > 0 and not log.entries)
 
-    def renew(self, owner: str, lease_seconds: float) -> None:
-        for log in self._logs.values():
-            if log.owner == owner:
+    def renew(self, generation_ids: Sequence[str], *, owner: str, lease_seconds: float) -> None:
+        for name, log in self._logs.items():
+            if name in generation_ids and log.owner == owner:
                 log.lease_until = time.monotonic() + lease_seconds
 
-    def take_expired(self, owner: str, lease_seconds: float) -> list[str]:
+    def take_expired(self, *, owner: str, lease_seconds: float) -> list[str]:
         now = time.monotonic()
         orphans = [name for name, log in self._logs.items() if log.ended_at is None and log.lease_until < now]
         for name in orphans:

@@ -124,7 +124,9 @@ class Store:
         item = Append(generation_id, events, after, owner, within, AsyncResult())
         self._pending.append(item)
         self._wake.set()
-        return item.done.get()
+        entries = item.done.get()
+        assert entries is not None
+        return entries
 
     def _write_for_ever(self) -> None:
         while True:
@@ -165,12 +167,12 @@ class Store:
             row = connection.execute(HEAD, {"of": generation_id}).first()
         return Head(row.last_seq, row.ended_at is not None, row.expired) if row else None
 
-    def renew(self, owner: str, lease_seconds: float) -> None:
-        mine = and_(HEADS.c.owner == owner, HEADS.c.ended_at.is_(None))
+    def renew(self, generation_ids: Sequence[str], *, owner: str, lease_seconds: float) -> None:
+        mine = and_(HEADS.c.generation_id.in_(generation_ids), HEADS.c.owner == owner, HEADS.c.ended_at.is_(None))
         with connected(self._engine, writes=True) as connection:
             connection.execute(update(HEADS).where(mine).values(lease_until=now_seconds() + lease_seconds))
 
-    def take_expired(self, owner: str, lease_seconds: float) -> list[str]:
+    def take_expired(self, *, owner: str, lease_seconds: float) -> list[str]:
         orphaned = and_(HEADS.c.ended_at.is_(None), HEADS.c.lease_until < now_seconds())
         with connected(self._engine) as connection:
             if not connection.scalar(select(exists().where(orphaned))):

@@ -1,0 +1,87 @@
+"""One wire format a file: event -> frames. Never I/O or a clock.
+
+A member module has `COUNTS`, which says whether its encoder must be fed the log from the start, and a class `Encoder` with
+`frames(event)`. Ids are given here: the id of an event's last frame is the event's seq, those before it are `7.1`, `7.2`, so
+that a reader cut off between two frames of one event resumes exactly there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import orjson
+
+from chatapp.events import Entry, Event
+from chatapp.sse import Frame
+
+# generation (32 hex digits), seq and part; anything else is rubbish, and rubbish means "from the start"
+CURSOR = re.compile(r"(?:([0-9a-f]{32})-)?(0|[1-9][0-9]{0,17})(?:\.([1-9][0-9]{0,2}))?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The last frame that a reader has seen; part 0 means the whole event."""
+
+    seq: int = 0
+    part: int = 0
+    generation: str | None = None
+
+    @property
+    def after(self) -> int:
+        """Return the seq of the last event that was seen whole."""
+        return self.seq - 1 if self.part else self.seq
+
+    def covers(self, seq: int, part: int) -> bool:
+        """Say whether the frame *part* of event *seq* was seen; part 0 is the event's last frame."""
+        if seq != self.seq:
+            return seq < self.seq
+        return not self.part or (0 < part <= self.part)
+
+
+START = Cursor()
+
+
+class Encoder(Protocol):
+    def frames(self, event: Event) -> Iterable[Frame]:
+        """Return the event's frames, without ids; none where the format has no place for the event."""
+        ...
+
+
+class Dialect(Protocol):
+    """A member module of this folder."""
+
+    COUNTS: bool
+    Encoder: type[Encoder]
+
+
+def parse_cursor(text: str | None) -> Cursor | None:
+    """Return the cursor that a `Last-Event-ID` names, None for none and for rubbish."""
+    match = CURSOR.fullmatch(text or "")
+    if match is None:
+        return None
+    generation, seq, part = match.groups()
+    cursor = Cursor(int(seq), int(part or 0), generation)
+    return cursor if cursor.seq or not cursor.part else None
+
+
+def frames(encoder: Encoder, entry: Entry, *, cursor: Cursor = START, prefix: str = "") -> Iterator[Frame]:
+    """Yield the entry's frames past *cursor*, each with its id, which begins with *prefix*."""
+    parts = list(encoder.frames(entry.event))
+    for number, frame in enumerate(parts, 1):
+        part = number if number < len(parts) else 0
+        if not cursor.covers(entry.seq, part):
+            name = f"{prefix}{entry.seq}.{part}" if part else f"{prefix}{entry.seq}"
+            yield replace(frame, id=name)
+
+
+def wire(encoder: Encoder, entries: Iterable[Entry], *, cursor: Cursor = START, prefix: str = "") -> bytes:
+    """Return the bytes of the entries' frames past *cursor*."""
+    return b"".join(frame.encode() for entry in entries for frame in frames(encoder, entry, cursor=cursor, prefix=prefix))
+
+
+def json_text(value: Any) -> str:
+    """Return *value* as JSON on one line, which is what keeps `data:` exact whatever the text holds."""
+    return orjson.dumps(value).decode()

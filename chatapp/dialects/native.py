@@ -1,0 +1,20 @@
+"""The site's own format: every canonical event under its own name, but `fail` for `error`.
+
+A browser raises an `error` of its own on the same object, so an event of that name would look like a lost connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from chatapp.dialects import json_text
+from chatapp.events import Event, Failed, dump
+from chatapp.sse import Frame
+
+COUNTS = False
+
+
+class Encoder:
+    def frames(self, event: Event) -> Iterable[Frame]:
+        name = "fail" if type(event) is Failed else event.name
+        yield Frame(json_text(dump(event)), name)

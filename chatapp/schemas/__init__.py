@@ -1,0 +1,70 @@
+"""One file a noun: shapes of JSON, in and out. Never a query.
+
+What a client sends beside the fields that are named here is ignored, so that a client of another version still works.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import marshmallow
+from marshmallow import EXCLUDE, ValidationError, fields, validate
+
+
+class Schema(marshmallow.Schema):
+    """Base of all shapes."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+
+class Text(fields.String):
+    """Text that every database can store: no NUL, no lone surrogate."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if "\0" in text:
+            raise ValidationError("The character NUL is not allowed.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValidationError("Not valid Unicode.") from error
+        return text
+
+
+class Time(fields.Field):
+    """RFC 3339 in UTC with `Z` and microseconds."""
+
+    def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
+        return rfc3339(value) if value is not None else None
+
+
+class ErrorBody(Schema):
+    """What went wrong; `fields` only for validation errors."""
+
+    code = fields.String(required=True)
+    message = fields.String(required=True)
+    fields_ = fields.Dict(data_key="fields", attribute="fields")
+
+
+class Error(Schema):
+    error = fields.Nested(ErrorBody, required=True)
+
+
+def rfc3339(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def one_line(maximum: int, minimum: int = 1) -> list[Any]:
+    """Validators for a title or a name: no line breaks, and not only blanks."""
+    return [
+        validate.Length(minimum, maximum),
+        validate.Regexp(r"[^\r\n\u2028\u2029]*\Z", error="Must be a single line."),
+        validate.Regexp(r"(?s).*\S" if minimum else r"", error="Must not be blank."),
+    ]
+
+
+# The user's own name for a conversation, unique per user; a UUID is one of ours
+REFERENCE = validate.Regexp(r"[A-Za-z0-9._:-]{1,64}\Z", error="Use 1 to 64 of the characters A-Z a-z 0-9 . _ : -")
+KEY = validate.Regexp(r"[\x21-\x7e]{1,200}\Z", error="Use 1 to 200 visible ASCII characters.")

@@ -1,0 +1,71 @@
+"""Starting an answer, and what comes back."""
+
+from __future__ import annotations
+
+from marshmallow import fields, validate
+
+from chatapp.schemas import KEY, REFERENCE, Schema, Text, Time
+from chatapp.schemas.conversations import Message
+
+
+class IdempotencyHeader(Schema):
+    key = fields.String(data_key="Idempotency-Key", load_default=None, validate=KEY)
+
+
+class Start(Schema):
+    modelId = Text(load_default=None, allow_none=True, validate=validate.Length(max=300))
+    prompt = Text(required=True)
+    chatId = Text(load_default=None, allow_none=True, validate=REFERENCE)
+    requestId = Text(load_default=None, allow_none=True, validate=KEY)
+
+
+class Started(Schema):
+    """`sessionId` opens the stream for a while; `generationId` names the answer's log, `messageId` the answer."""
+
+    sessionId = fields.UUID()
+    chatId = fields.String()
+    conversationId = fields.UUID()
+    generationId = fields.UUID()
+    messageId = fields.UUID()
+    userMessageId = fields.UUID()
+
+
+class AskAgain(Schema):
+    modelId = Text(load_default=None, allow_none=True, validate=validate.Length(max=300))
+    requestId = Text(load_default=None, allow_none=True, validate=KEY)
+
+
+class Edit(AskAgain):
+    content = Text(required=True)
+
+
+class SessionQuery(Schema):
+    sessionId = Text(required=True, validate=validate.Length(1, 64))
+    lastEventId = fields.String(load_default=None)
+
+
+class CursorQuery(Schema):
+    lastEventId = fields.String(load_default=None)
+
+
+class Chat(Schema):
+    """A question whose whole answer is waited for."""
+
+    projectId = fields.UUID(load_default=None, allow_none=True)
+    message = Text(required=True)
+    conversationId = fields.UUID(load_default=None, allow_none=True)
+    model = Text(load_default=None, allow_none=True, validate=validate.Length(max=300))
+    requestId = Text(load_default=None, allow_none=True, validate=KEY)
+
+
+class ChatAnswer(Schema):
+    conversationId = fields.UUID()
+    message = fields.Nested(Message)
+    timestamp = Time()
+    metadata = fields.Dict()
+
+
+class Stopped(Schema):
+    """What was stored; null where nothing was running and there is no answer."""
+
+    message = fields.Nested(Message, allow_none=True)
