@@ -123,6 +123,16 @@ class ModelNotFound(ProviderError):
         super().__init__(message, retryable=retryable, retry_after=retry_after)
 
 
+class PromptTooLong(ProviderError):
+    """The history is longer than the model's context."""
+
+    code, status = "payload_too_large", 413
+    default_message = "The conversation is too long for this model. Start a new one."
+
+    def __init__(self, message: str | None = None, *, retryable: bool = False, retry_after: int | None = None) -> None:
+        super().__init__(message, retryable=retryable, retry_after=retry_after)
+
+
 class AnswerTooLarge(ProviderError):
     code, status = "payload_too_large", 502
     default_message = "The answer is larger than this site takes."

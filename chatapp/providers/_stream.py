@@ -1,0 +1,232 @@
+"""A model's stream: bytes as they come -> lists of pieces, one for each read, cut anywhere.
+
+A format takes bytes and gives the payloads that they complete; a decoder, one for each API, gives a payload's pieces.
+The last piece is End, made of the protocol's own end mark: a connection that closes before it cannot be told from one
+that broke, so that answer is interrupted. What came before a fault is given before the fault is raised.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import orjson
+
+from chatapp import sse
+from chatapp.errors import AnswerTooLarge, ProviderError
+from chatapp.events import Usage
+from chatapp.providers import End, Piece, _failures, _http
+from chatapp.providers._http import Api
+
+MAX_UNFINISHED_BYTES = 4 * sse.MAX_LINE_BYTES  # of events without an end, or of comments between two events
+
+
+class Unreadable(ValueError):
+    """A payload is not what the API's documentation says."""
+
+
+class Format(Protocol):
+    content_types: tuple[str, ...]
+
+    def feed(self, data: bytes) -> Iterable[str | bytes]: ...
+
+
+class Lines:
+    """Newline-delimited JSON: a payload is a line. Any kind of newline ends it, since none stands raw in JSON."""
+
+    content_types = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/json")
+    end = b"\n"
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []  # the unfinished line; joined once, when its end comes
+        self._size = 0
+        self._first = True
+
+    def feed(self, data: bytes) -> list[str | bytes]:
+        """Return the lines that *data* completes, without empty ones. Raises LineTooLong past the cap."""
+        *ends, rest = data.replace(b"\r", b"\n").split(b"\n")
+        lines: list[str | bytes] = []
+        for part in ends:
+            self._keep(part)
+            line = b"".join(self._parts)
+            self._parts, self._size = [], 0
+            if self._first:
+                self._first, line = False, line.removeprefix(b"\xef\xbb\xbf")
+            if line.strip():
+                lines.append(line)
+        self._keep(rest)
+        return lines
+
+    def _keep(self, part: bytes) -> None:
+        self._size += len(part)
+        if self._size > sse.MAX_LINE_BYTES:
+            raise sse.LineTooLong
+        if part:
+            self._parts.append(part)
+
+
+class Events:
+    """Server-sent events: a payload is an event's data."""
+
+    content_types = ("text/event-stream",)
+    end = b"\n\n"
+
+    def __init__(self) -> None:
+        self._parser = sse.Parser()
+        self._unfinished = 0
+
+    def feed(self, data: bytes) -> list[str | bytes]:
+        frames = self._parser.feed(data)
+        self._unfinished = 0 if frames else self._unfinished + len(data)
+        if self._unfinished > MAX_UNFINISHED_BYTES:
+            raise sse.LineTooLong
+        return [frame.data for frame in frames]
+
+
+class Reader:
+    """Bytes in, pieces out, up to End or the first fault, which `failure` holds then."""
+
+    def __init__(
+        self, api: Api, stream_format: Lines | Events, decode: Callable[[str | bytes], Iterable[Piece]], max_bytes: int
+    ) -> None:
+        self.ended = False
+        self.failure: ProviderError | None = None
+        self._api = api
+        self._format = stream_format
+        self._decode = decode
+        self._left = max_bytes
+
+    def read(self, data: bytes) -> list[Piece]:
+        pieces: list[Piece] = []
+        try:
+            for piece in self._pieces(data):
+                pieces.append(piece)
+        except ProviderError as failure:
+            self.failure = failure
+        except sse.LineTooLong:
+            self.failure = self._too_large()
+        except Unreadable:
+            self.failure = _http.unreadable(self._api)
+        return pieces
+
+    def last(self) -> list[Piece]:
+        """Return the pieces of an end mark whose newline is missing, which some servers forget; else none."""
+        pieces = self.read(self._format.end)
+        return pieces if self.ended else []
+
+    def _pieces(self, data: bytes) -> Iterator[Piece]:
+        for payload in self._format.feed(data):
+            for piece in self._decode(payload):
+                if isinstance(piece, End):
+                    self.ended = True
+                elif not isinstance(piece, Usage):
+                    self._left -= len(piece.content.encode())
+                    if self._left < 0:
+                        raise self._too_large()
+                yield piece
+                if self.ended:
+                    return
+
+    def _too_large(self) -> AnswerTooLarge:
+        return AnswerTooLarge(f"{self._api.title} sent more than this site takes for one answer.", retryable=False)
+
+
+def ask(
+    api: Api,
+    path: str,
+    body: dict[str, Any],
+    *,
+    model: str,
+    stream_format: Lines | Events,
+    decode: Callable[[str | bytes], Iterable[Piece]],
+    max_bytes: int,
+) -> Iterator[list[Piece]]:
+    """Ask once and yield what each read brought; the last list ends with End. Raises ProviderError."""
+    reader = Reader(api, stream_format, decode, max_bytes)
+    with _http.call(api, path, body, model=model) as response:
+        check_type(api, response, stream_format.content_types, model)
+        for block in _http.blocks(api, response):
+            pieces = reader.read(block)
+            if pieces:
+                yield pieces
+            if reader.failure:
+                raise reader.failure
+            if reader.ended:
+                return
+            if not pieces:
+                time.sleep(0)  # lets others run: a read that never has to wait never gives way
+        pieces = reader.last()
+        if not pieces:
+            raise _http.interrupted(api)
+        yield pieces
+
+
+def check_type(api: Api, response: Any, allowed: tuple[str, ...], model: str) -> None:
+    """Raise ProviderError unless the response is of an *allowed* type; a missing header is taken for good."""
+    kind = response.headers.get("Content-Type", allowed[0]).partition(";")[0].strip().lower()
+    if kind in allowed:
+        return
+    if kind == "application/json":  # an error with a status of 200
+        record = parsed(_http.error_body(api, response), default={})
+        if record.get("error"):
+            raise _failures.from_stream(api, record, model=model)
+    page = "a web page" if kind == "text/html" else "something else"
+    raise ProviderError(
+        f"{api.title} at {api.where} sent {page} instead of a stream. {api.check_address}", retryable=False
+    )
+
+
+def parsed(payload: str | bytes, default: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the payload's JSON object. Raises Unreadable, or returns *default*, where it is none."""
+    try:
+        if isinstance(payload, bytes):
+            payload = payload.decode("utf-8", "replace")  # as the events' parser does
+        record = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        record = None
+    if isinstance(record, dict):
+        return record
+    if default is None:
+        raise Unreadable
+    return default
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """Return *value*, an empty one for null. Raises Unreadable for anything that is no object."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise Unreadable
+    return value
+
+
+def listing(value: Any) -> list[Any]:
+    """Return *value*, an empty one for null. Raises Unreadable for anything that is no list."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise Unreadable
+    return value
+
+
+def text(value: Any) -> str:
+    """Return *value*, "" for null. Raises Unreadable for what is no string: to leave it out would make a hole."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise Unreadable
+    return value
+
+
+def count(value: Any) -> int | None:
+    """Return *value* if it can be a number of tokens."""
+    return value if type(value) is int and value >= 0 else None
+
+
+def usage(prompt: Any, completion: Any, total: Any = None) -> Usage | None:
+    """Return what the API counted; None unless it told both."""
+    prompt, completion = count(prompt), count(completion)
+    if prompt is None or completion is None:
+        return None
+    return Usage(prompt, completion, count(total) or prompt + completion, estimated=False)
