@@ -42,7 +42,7 @@ TOO_LONG = (
     r"context.{0,20}(length|size|window)|exceed_context|request_too_large|"
     r"(prompt|input|request).{0,20}too (long|large)|too many (input )?tokens"
 )
-NO_MODEL = r"model.{0,120}(not found|not exist|not support)|(unknown|invalid|no such) model|model_not_found"
+NO_MODEL = r"model.{0,120}(not found|not exist)|(unknown|invalid|no such) model|model_not_found"
 
 
 class Rule(NamedTuple):
@@ -61,17 +61,19 @@ RULES = (
          "{api.title} at {api.where} answered with a redirect, which is not followed. {api.check_address}", False),
     Rule({401}, "", ProviderError, "{api.key_refused}", False),
     Rule({400, 403, 422}, r"api.?key", ProviderError, "{api.key_refused}", False),  # xAI says 400
+    Rule({400, 402, 403, 429}, r"insufficient_quota|billing|credit", ProviderRateLimited,
+         "The account at {api.title} has no credit left. Check its billing.", False),
     Rule({403}, "", ProviderError, "{api.title} does not let this site use {model}.", False),
     Rule({400, 413, 422, 500}, TOO_LONG, PromptTooLong,
          "The conversation is too long for {model}. Start a new one, or choose a model that takes more.", False),
     Rule({413}, "", PromptTooLong, "The conversation is too long for {model}. Start a new one.", False),
+    Rule({400}, r"prefill|continue_final_message", ProviderError,
+         "{api.title} cannot go on from the begun answer with {model}. Ask again instead.", False),
     Rule({400, 422}, NO_MODEL, ModelNotFound, "{api.title} has no model {model}. {missing}", False),
     Rule({404}, r"model", ModelNotFound, "{api.title} has no model {model}. {missing}", False),
     Rule({404, 405}, "", ProviderError,
          "{api.title}'s API is not at {api.where} (HTTP {status}). {api.check_address}", False),
     Rule({408, 504}, "", ProviderTimeout, "{api.title} took too long and gave up (HTTP {status}). Try again."),
-    Rule({402, 403, 429}, r"quota|billing|credit", ProviderRateLimited,
-         "The account at {api.title} has no credit left. Check its billing.", False),
     Rule({429}, "", ProviderRateLimited, "{api.title} takes no more requests for now. {wait}"),
     Rule({503, 529}, "", ProviderError, "{api.title} is overloaded. {wait}"),
     Rule({500}, r"memory", ProviderError,

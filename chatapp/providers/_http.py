@@ -48,9 +48,14 @@ class Api:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     connect_seconds: float
     silence_seconds: float  # a backstop: the exact limits are the caller's
-    check_address: str  # "Check OPENAI_BASE_URL."
+    not_there: str  # what to do when nothing answers: "Is it running?"
+    check_address: str  # what to do when something else answers: "Check OPENAI_BASE_URL."
     key_refused: str  # "OpenAI refused the API key. Check OPENAI_API_KEY."
     model_missing: str = "Choose another one."
+
+    def __post_init__(self) -> None:
+        if self.base_url.startswith("https:"):
+            tls_context()  # at the start, not during somebody's answer
 
     @property
     def where(self) -> str:
@@ -77,12 +82,12 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
-def session() -> requests.Session:
+def session(api: Api) -> requests.Session:
     made = requests.Session()
     made.trust_env = False  # neither a proxy nor a password from the environment
     made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-    made.mount("https://", Adapter(max_retries=0))
-    made.mount("http://", HTTPAdapter(max_retries=0))
+    secure = api.base_url.startswith("https:")
+    made.mount(api.base_url, Adapter(max_retries=0) if secure else HTTPAdapter(max_retries=0))
     return made
 
 
@@ -97,7 +102,7 @@ def call(
     headers = {"Accept-Encoding": "identity", "Connection": "close", **api.headers}
     if body is not None:
         headers["Content-Type"] = "application/json"
-    with session() as one_call:
+    with session(api) as one_call:
         try:
             response = one_call.request(
                 "GET" if body is None else "POST",
@@ -189,14 +194,14 @@ def unreachable(api: Api, error: Exception) -> ProviderError:
 
 
 UNREACHABLE: tuple[tuple[type[Exception], type[ProviderError], str], ...] = (
-    (NameResolutionError, ProviderError, "The name of {api.title}'s server, {api.where}, is not known. {api.check_address}"),
+    (NameResolutionError, ProviderError, "The name of {api.title}'s server, {api.where}, is not known. {api.not_there}"),
     (requests.exceptions.SSLError, ProviderError,
      "{api.title} at {api.where} has no valid certificate, so nothing was sent. {api.check_address}"),
     (requests.exceptions.ConnectTimeout, ProviderTimeout,
-     "{api.title} could not be reached in time at {api.where}. {api.check_address}"),
+     "{api.title} could not be reached in time at {api.where}. {api.not_there}"),
     (requests.exceptions.ReadTimeout, ProviderTimeout, "{api.title} at {api.where} was silent for too long. Try again."),
     (urllib3.exceptions.NewConnectionError, ProviderError,
-     "{api.title} does not answer at {api.where}. {api.check_address}"),
+     "{api.title} does not answer at {api.where}. {api.not_there}"),
     (requests.exceptions.InvalidURL, ProviderError, "{api.title} has no valid address. {api.check_address}"),
 )  # fmt: skip
 

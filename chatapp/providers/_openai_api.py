@@ -26,7 +26,7 @@ VERSION = re.compile(r"/v\d")
 NOT_FOR_CHAT = re.compile(
     r"embed|whisper|(^|-)tts|dall-e|moderation|transcribe|realtime|(^|-)audio|(^|-)image|imagine|sora|babbage|davinci"
 )
-CONTEXT_LENGTHS = ("max_model_len", "context_length", "context_window", "n_ctx", "n_ctx_train")
+CONTEXT_LENGTHS = ("max_model_len", "context_length", "context_window", "n_ctx", "n_ctx_train", "max_input_tokens")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -154,7 +154,8 @@ def remote(
         headers={header: value} if key else {},
         connect_seconds=settings.connect_seconds,
         silence_seconds=silence_seconds(settings),
-        check_address=f"Check {variable}_BASE_URL." if url else "Check this machine's network.",
+        not_there=f"Is it running? Check {variable}_BASE_URL." if url else "Check this machine's network.",
+        check_address=f"Check {variable}_BASE_URL." if url else "Try again in a moment.",
         key_refused=f"{title} refused the API key. Check {variable}_API_KEY."
         if key
         else f"{title} wants an API key. Set {variable}_API_KEY.",

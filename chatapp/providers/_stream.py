@@ -92,6 +92,7 @@ class Reader:
     ) -> None:
         self.ended = False
         self.failure: ProviderError | None = None
+        self.unreadable = False
         self._api = api
         self._format = stream_format
         self._decode = decode
@@ -107,13 +108,16 @@ class Reader:
         except sse.LineTooLong:
             self.failure = self._too_large()
         except Unreadable:
+            self.unreadable = True
             self.failure = _http.unreadable(self._api)
         return pieces
 
     def last(self) -> list[Piece]:
-        """Return the pieces of an end mark whose newline is missing, which some servers forget; else none."""
+        """Return what an ended body holds without its newline, which some servers forget at the end."""
         pieces = self.read(self._format.end)
-        return pieces if self.ended else []
+        if self.unreadable:
+            self.failure = None  # it broke off inside a payload
+        return pieces
 
     def _pieces(self, data: bytes) -> Iterator[Piece]:
         for payload in self._format.feed(data):
@@ -157,9 +161,10 @@ def ask(
             if not pieces:
                 time.sleep(0)  # lets others run: a read that never has to wait never gives way
         pieces = reader.last()
-        if not pieces:
-            raise _http.interrupted(api)
-        yield pieces
+        if pieces:
+            yield pieces
+        if not reader.ended:
+            raise reader.failure or _http.interrupted(api)
 
 
 def check_type(api: Api, response: Any, allowed: tuple[str, ...], model: str) -> None:

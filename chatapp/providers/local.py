@@ -30,7 +30,8 @@ def provider(settings: Settings) -> Local | None:
         headers={"Authorization": f"Bearer {settings.local_model_key}"} if settings.local_model_key else {},
         connect_seconds=settings.connect_seconds,
         silence_seconds=silence_seconds(settings),
-        check_address="It may still be starting: try again in a moment.",
+        not_there="It may still be starting: try again in a moment.",
+        check_address="Try again in a moment.",
         key_refused="The built-in model refused the site's key. Restart the site.",
     )
     return Local(name="local", api=api, max_answer_bytes=settings.max_answer_bytes, can_continue=True)

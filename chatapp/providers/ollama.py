@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from chatapp.events import Reasoning, Token
 from chatapp.providers import ChatRequest, End, Model, Piece, _failures, _http, _stream
@@ -16,6 +17,7 @@ from chatapp.providers._http import Api
 from chatapp.providers._openai_api import named, silence_seconds
 from chatapp.settings import Settings
 
+PORT = 11434
 API_PATH = re.compile(r"/(api|v1)$")  # what an address for other programs may end with
 
 
@@ -85,6 +87,13 @@ class Decoder:
             yield End("length" if record.get("done_reason") == "length" else "stop")
 
 
+def base_url(url: str) -> str:
+    """Return the address with Ollama's own port where it has none: OLLAMA_HOST is often a bare name."""
+    parts = urlsplit(API_PATH.sub("", url.rstrip("/")))
+    bare = parts.scheme == "http" and parts.port is None and not parts.path
+    return f"{parts.geturl()}:{PORT}" if bare else parts.geturl()
+
+
 def makes_vectors(entry: dict[str, Any]) -> bool:
     details = entry.get("details")
     return isinstance(details, dict) and str(details.get("family")).endswith("bert")
@@ -94,10 +103,11 @@ def provider(settings: Settings) -> Ollama:
     return Ollama(
         api=Api(
             title="Ollama",
-            base_url=API_PATH.sub("", settings.ollama_host.rstrip("/")),
+            base_url=base_url(settings.ollama_host),
             connect_seconds=settings.connect_seconds,
             silence_seconds=silence_seconds(settings),
-            check_address="Is it running? Check OLLAMA_HOST.",
+            not_there="Is it running? Check OLLAMA_HOST.",
+            check_address="Check OLLAMA_HOST.",
             key_refused="Ollama refused the request. Sign in with: ollama signin",
             model_missing="Get it with: ollama pull {model}",
         ),

@@ -27,7 +27,8 @@ def provider(settings: Settings) -> VLLM | None:
         base_url=base_url(settings.vllm_base_url),
         connect_seconds=settings.connect_seconds,
         silence_seconds=silence_seconds(settings),
-        check_address="Is it running? Check VLLM_BASE_URL.",
+        not_there="Is it running? Check VLLM_BASE_URL.",
+        check_address="Check VLLM_BASE_URL.",
         key_refused="vLLM wants an API key, and this site has none for it. Start vLLM without one.",
     )
     return VLLM(name="vllm", api=api, max_answer_bytes=settings.max_answer_bytes, can_continue=True)

@@ -225,7 +225,10 @@ class Ollama(Dialect):
         return self.event({"message": message, "done": True, "done_reason": reason, **counts})
 
     def error(self, status: int) -> dict[str, Any]:
-        texts = {404: f'model "{self.model}" not found, try pulling it first'}
+        texts = {
+            404: f'model "{self.model}" not found, try pulling it first',
+            413: "the input length exceeds the context length",
+        }
         return {"error": f"{texts.get(status, 'it broke')} {BODY_CANARY}"}
 
 
