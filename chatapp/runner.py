@@ -252,7 +252,7 @@ class Runner:
             )
         message_id = self._job.message["id"]
         self._append(events, within=lambda session: generations.finish(session, self.generation_id, message_id, values))
-        logger.info("generation %s: %s after %d events", job.generation_id, values["status"], self._seq)
+        logger.info("generation %s: %s after %d events", self.generation_id, values["status"], self._seq)
 
     def _values(self, answer: Answer) -> dict[str, Any]:
         """Return the columns of the message's row."""
@@ -320,6 +320,12 @@ class Runners:
             runner.stop()
         else:
             self._log.store.request_stop(generation_id)
+
+    def drop(self, generation_id: str) -> None:
+        """Leave the model at once: the answer's conversation is gone. A runner elsewhere learns it when it appends."""
+        runner = self._running.get(generation_id)
+        if runner is not None:
+            runner.stop()
 
     def keep(self) -> None:
         """Keep the leases of this process, and look after logs whose runner died, from now on."""

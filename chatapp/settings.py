@@ -142,6 +142,12 @@ class Settings:
     max_message_chars: int = setting(
         "CHATAPP_MAX_MESSAGE_CHARS", "the longest message", default=32_000, parse=whole(1, 1_000_000)
     )
+    max_answer_tokens: int = setting(
+        "CHATAPP_MAX_ANSWER_TOKENS",
+        "where a model that does not stop by itself is cut off",
+        default=4096,
+        parse=whole(1, 1_000_000),
+    )
     # streams
     heartbeat_seconds: float = setting(
         "CHATAPP_HEARTBEAT_SECONDS",

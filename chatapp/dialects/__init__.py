@@ -79,7 +79,9 @@ def frames(encoder: Encoder, entry: Entry, *, cursor: Cursor = START, prefix: st
 
 def wire(encoder: Encoder, entries: Iterable[Entry], *, cursor: Cursor = START, prefix: str = "") -> bytes:
     """Return the bytes of the entries' frames past *cursor*."""
-    return b"".join(frame.encode() for entry in entries for frame in frames(encoder, entry, cursor=cursor, prefix=prefix))
+    return b"".join(
+        frame.encode() for entry in entries for frame in frames(encoder, entry, cursor=cursor, prefix=prefix)
+    )
 
 
 def json_text(value: Any) -> str:

@@ -6,7 +6,9 @@ A browser raises an `error` of its own on the same object, so an event of that n
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 
+from chatapp.answer import Answer
 from chatapp.dialects import json_text
 from chatapp.events import Event, Failed, dump
 from chatapp.sse import Frame
@@ -18,3 +20,8 @@ class Encoder:
     def frames(self, event: Event) -> Iterable[Frame]:
         name = "fail" if type(event) is Failed else event.name
         yield Frame(json_text(dump(event)), name)
+
+
+def reset(answer: Answer, cursor: str) -> Frame:
+    """Return the frame for a reader whose cursor cannot be honoured: all that was said so far, in place of what it has."""
+    return Frame(json_text(asdict(answer)), "reset", cursor)

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Engine,
     Float,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     String,
@@ -34,6 +35,7 @@ from sqlalchemy import (
     exists,
     insert,
     select,
+    text,
     update,
 )
 from sqlalchemy.orm import Session
@@ -44,6 +46,8 @@ from chatapp.events import Entry, Event, dump, load
 
 logger = logging.getLogger(__name__)
 
+RUNNING = text("ended_at IS NULL")
+KEPT = text("NOT expired")
 HEADS = Table(
     "log_heads",
     Base.metadata,
@@ -55,6 +59,9 @@ HEADS = Table(
     Column("expired", Boolean, nullable=False, default=False),
     Column("stop_requested", Boolean, nullable=False, default=False),
 )
+# the few that run, and those whose entries may go: neither query looks at all the logs that ever were
+Index("ix_log_heads_running", HEADS.c.lease_until, sqlite_where=RUNNING, postgresql_where=RUNNING)
+Index("ix_log_heads_kept", HEADS.c.ended_at, sqlite_where=KEPT, postgresql_where=KEPT)
 BATCHES = Table(
     "log_batches",
     Base.metadata,

@@ -56,12 +56,13 @@ def rfc3339(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def one_line(maximum: int, minimum: int = 1) -> list[Any]:
-    """Validators for a title or a name: no line breaks, and not only blanks."""
+def one_line(maximum: int, *, blank: bool = False) -> list[Any]:
+    """Validators for a title or a name: no line breaks, and something besides blanks unless *blank* is allowed."""
+    line = r"[^\r\n\u2028\u2029]*\Z"
+    pattern = line if blank else rf"(?=.*\S){line}"
     return [
-        validate.Length(minimum, maximum),
-        validate.Regexp(r"[^\r\n\u2028\u2029]*\Z", error="Must be a single line."),
-        validate.Regexp(r"(?s).*\S" if minimum else r"", error="Must not be blank."),
+        validate.Length(0 if blank else 1, maximum),
+        validate.Regexp(pattern, error="Must be a single line of text."),
     ]
 
 

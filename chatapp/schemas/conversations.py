@@ -69,7 +69,7 @@ class ConversationQuery(Schema):
 
 
 class NewConversation(Schema):
-    title = Text(load_default="", validate=one_line(200, minimum=0))
+    title = Text(load_default="", validate=one_line(200, blank=True))
     key = Text(load_default=None, allow_none=True, validate=REFERENCE)
 
 

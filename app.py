@@ -1,0 +1,98 @@
+"""The one file that names the parts together."""
+
+from __future__ import annotations
+
+import logging
+
+from flask import Flask, Response, request
+from flask_migrate import Migrate
+from flask_smorest import Blueprint
+from sqlalchemy.exc import DBAPIError
+from werkzeug.exceptions import HTTPException
+
+import chatapp.models
+import chatapp.routes
+from chatapp import __version__, auth, database, providers, registry
+from chatapp.bells.local import Bell
+from chatapp.database import db
+from chatapp.errors import AppError, Overloaded
+from chatapp.eventlog import EventLog
+from chatapp.eventlog.sql import Store
+from chatapp.routes import _json, _stream
+from chatapp.runner import Runners
+from chatapp.services import Site
+from chatapp.settings import ROOT, Settings
+
+logger = logging.getLogger("chatapp")
+
+MAX_BODY_BYTES = 1024 * 1024
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """Return the application; nothing runs in the background before `app.extensions["chatapp"].open()`."""
+    settings = settings or Settings.load()
+    app = Flask(__name__, template_folder=ROOT / "templates", static_folder=ROOT / "static")
+    app.json = _json.OrjsonProvider(app)
+    app.config.update(
+        SQLALCHEMY_DATABASE_URI=settings.database_url,
+        SQLALCHEMY_ENGINE_OPTIONS=database.engine_options(settings),
+        MAX_CONTENT_LENGTH=MAX_BODY_BYTES,
+        MAX_FORM_MEMORY_SIZE=MAX_BODY_BYTES,
+        API_TITLE="chatapp",
+        API_VERSION=__version__,
+        OPENAPI_VERSION="3.0.3",
+        OPENAPI_URL_PREFIX="/api",
+        OPENAPI_JSON_PATH="openapi.json",
+    )
+    db.init_app(app)
+    Migrate(app, db, directory=str(database.MIGRATIONS))
+    app.extensions["chatapp"] = assemble(app, settings)
+    auth.configure(app, settings)
+    add_routes(app)
+    add_error_pages(app)
+    return app
+
+
+def assemble(app: Flask, settings: Settings) -> Site:
+    """Return the parts of the site, each knowing only what it needs."""
+    with app.app_context():
+        engine = db.engine
+    database.configure(engine)
+    bell = Bell()
+    log = EventLog(Store(engine), bell.ring)
+    bell.listen(log.hear)
+    configured = providers.load(settings)
+    return Site(settings, engine, log, configured, Runners(engine, log, configured, settings))
+
+
+def add_routes(app: Flask) -> None:
+    """Register the blueprint of each file in `routes`."""
+    api = _json.Api(app)
+    for module in registry.load(chatapp.routes).values():
+        if isinstance(module.blueprint, Blueprint):
+            api.register_blueprint(module.blueprint)
+        else:
+            app.register_blueprint(module.blueprint)
+
+
+def add_error_pages(app: Flask) -> None:
+    """Answer every error in the contract's form; a stream that was come back to learns it in-band."""
+
+    @app.errorhandler(AppError)
+    def app_error(error: AppError) -> Response:
+        return _stream.refusal(error) or _json.error_response(error)
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        return _json.from_http(error)
+
+    @app.errorhandler(DBAPIError)
+    def database_error(error: DBAPIError) -> Response:
+        logger.exception("the database failed in %s %s", request.method, request.endpoint)
+        db.session.rollback()
+        return app_error(Overloaded("The database does not answer. Try again in a moment."))
+
+    @app.errorhandler(Exception)
+    def unforeseen(error: Exception) -> Response:
+        logger.exception("an error nobody foresaw, in %s %s", request.method, request.endpoint)
+        return app_error(AppError())

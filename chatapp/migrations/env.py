@@ -1,0 +1,36 @@
+"""Alembic's entry: with a connection that `chatapp.database.migrate` made, or with the application's for `flask db`."""
+
+from alembic import context
+from sqlalchemy import Connection
+
+import chatapp.eventlog.sql
+import chatapp.models  # noqa: F401
+from chatapp.database import WRITES, Base, UtcDateTime
+
+
+def render_item(kind: str, item: object, autogen: object) -> str | bool:
+    """Write our time column as the plain one that it is in the database."""
+    return "sa.DateTime(timezone=True)" if isinstance(item, UtcDateTime) else False
+
+
+def run(connection: Connection) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        render_as_batch=connection.dialect.name == "sqlite",  # SQLite cannot alter a column in place
+        transactional_ddl=True,  # a migration that fails half-way leaves nothing behind
+        compare_type=True,
+        render_item=render_item,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+given = context.config.attributes.get("connection")
+if given is not None:
+    run(given)
+else:
+    from flask import current_app
+
+    with current_app.extensions["chatapp"].engine.connect().execution_options(**WRITES) as made:
+        run(made)

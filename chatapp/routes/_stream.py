@@ -1,0 +1,212 @@
+"""A response that follows a log: cursor in, a dialect's frames out.
+
+No database connection and no request is held while it waits. What goes wrong after the first byte is told in the dialect's
+own error event.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from flask import Response, current_app, request
+from sqlalchemy.exc import DBAPIError
+
+import chatapp.dialects
+from chatapp import auth, registry, sse
+from chatapp.answer import FAILED, INTERRUPTED, RUNNING, fold
+from chatapp.database import db
+from chatapp.dialects import START, Cursor, Dialect, parse_cursor, wire
+from chatapp.errors import AppError, NotFound, Overloaded, Unauthorized
+from chatapp.eventlog import EventLog, Head, LogExpired, LogGone
+from chatapp.events import Entry, Event, Failed, Finished, Reasoning, Started, Token
+from chatapp.models.conversations import Message
+from chatapp.models.generations import Generation
+from chatapp.schemas.conversations import Message as MessageSchema
+from chatapp.services import Site, site
+from chatapp.services.generations import Access
+
+logger = logging.getLogger(__name__)
+
+DIALECTS: dict[str, Dialect] = registry.load(chatapp.dialects)  # type: ignore[assignment]
+RETRY_MS = 3000
+RIGHTS_SECONDS = 5.0  # how long someone who lost the right to read may still read
+HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}  # nginx buffers unless told not to
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def speaks(dialect: str) -> Callable[[View], View]:
+    """Mark a view as a stream, so that whoever comes back to it learns of errors in-band."""
+
+    def decorate(view: View) -> View:
+        view.dialect = dialect  # type: ignore[attr-defined]
+        return view
+
+    return decorate
+
+
+def last_event_id() -> str | None:
+    """Return the id that the reader says it saw last: the header, or what EventSource's first connect must use."""
+    return request.headers.get("Last-Event-ID") or request.args.get("lastEventId")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One reader's view of one log, in one dialect."""
+
+    site: Site
+    access: Access
+    dialect: Dialect
+    cursor: Cursor
+    prefix: str
+    opening: bytes = b""  # sent before the log's own frames
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield bytes: one block per wake-up, a comment in silence, and an error event where it must end early."""
+        yield sse.retry(RETRY_MS) + self.opening
+        try:
+            yield from self._follow()
+        except LogGone:
+            yield self._failure(NotFound("This conversation was deleted."))
+        except (LogExpired, DBAPIError, Overloaded):
+            logger.exception("generation %s: a reader has to come again", self.access.generation_id)
+            yield self._failure(Overloaded("The stream broke off. It goes on in a moment."))
+        except Exception:
+            logger.exception("generation %s: a stream failed", self.access.generation_id)
+            yield self._failure(AppError())
+
+    def _follow(self) -> Iterator[bytes]:
+        encoder = self.dialect.Encoder()
+        heartbeat = self.site.settings.heartbeat_seconds
+        after = 0 if self.dialect.COUNTS else self.cursor.after
+        said_at = checked_at = time.monotonic()
+        generation_id = self.access.generation_id
+        for batch in self.site.log.follow(generation_id, after, heartbeat_seconds=min(heartbeat, RIGHTS_SECONDS)):
+            now = time.monotonic()
+            if now - checked_at >= RIGHTS_SECONDS:
+                checked_at = now
+                if not self.access.allowed(self.site.engine):
+                    yield self._failure(Unauthorized("You may not read this any longer."))
+                    return
+            data = wire(encoder, batch, cursor=self.cursor, prefix=self.prefix)
+            if not data and now - said_at >= heartbeat - 0.001:
+                data = sse.comment()
+            if data:
+                said_at = now
+                yield data
+
+    def _failure(self, error: AppError) -> bytes:
+        return failure(self.dialect, error)
+
+
+def follow(generation: Generation, dialect: str, *, named_by_url: bool) -> Response:
+    """Return the stream of *generation* from the reader's cursor on; 204 where the cursor is at the end.
+
+    *named_by_url* says that the URL names the generation; otherwise each id does. A cursor that names nothing of this
+    log counts as none.
+    """
+    parts, speaker = site(), DIALECTS[dialect]
+    head = parts.log.head(generation.id)
+    if head is None:
+        raise NotFound
+    prefix = "" if named_by_url else f"{generation.id.replace('-', '')}-"
+    cursor = given_cursor(generation, named_by_url=named_by_url)
+    if cursor is not None and head.ended and cursor == Cursor(head.last_seq, 0, cursor.generation):
+        return Response(status=204)
+    access = Access(generation.user_id, auth.sign_in_id(), generation.id)
+    unknown = cursor is not None and cursor.seq > head.last_seq
+    if head.expired:
+        return respond(replay(stored(generation), head, speaker, cursor=cursor, prefix=prefix))
+    if unknown and hasattr(speaker, "reset"):
+        opening, cursor = caught_up(parts.log, generation, speaker, prefix)
+        stream = Stream(parts, access, speaker, cursor, prefix, opening)
+    else:
+        stream = Stream(parts, access, speaker, START if unknown or cursor is None else cursor, prefix)
+    db.session.remove()  # a stream holds no connection
+    return respond(iter(stream))
+
+
+def given_cursor(generation: Generation, *, named_by_url: bool) -> Cursor | None:
+    cursor = parse_cursor(last_event_id())
+    if cursor is None:
+        return None
+    expected = None if named_by_url else generation.id.replace("-", "")
+    return cursor if cursor.generation == expected else None
+
+
+def caught_up(log: EventLog, generation: Generation, speaker: Any, prefix: str) -> tuple[bytes, Cursor]:
+    """Return a `reset` with all that was said so far, and the cursor to go on from; the terminal entry is left to follow."""
+    entries = log.read_all(generation.id)
+    if entries and entries[-1].event.terminal:
+        entries = entries[:-1]
+    seq = entries[-1].seq if entries else 0
+    frame = speaker.reset(fold(entry.event for entry in entries), f"{prefix}{seq}")
+    return frame.encode(), Cursor(seq)
+
+
+def replay(message: Message, head: Head, speaker: Any, *, cursor: Cursor | None, prefix: str) -> Iterator[bytes]:
+    """Yield an ended answer whose log is gone, as its message tells it."""
+    events = told(message)
+    entries = [Entry(seq, event) for seq, event in enumerate(events[:-1], 1)]
+    last = Entry(max(head.last_seq, len(events)), events[-1])
+    yield sse.retry(RETRY_MS)
+    encoder = speaker.Encoder()
+    if cursor is not None and hasattr(speaker, "reset"):
+        yield speaker.reset(fold(entry.event for entry in entries), f"{prefix}{last.seq - 1}").encode()
+    else:
+        yield wire(encoder, entries, prefix=prefix)
+    yield wire(encoder, [last], prefix=prefix)
+
+
+def told(message: Message) -> list[Event]:
+    """Return events that fold to what *message* holds."""
+    assert message.generation_id is not None
+    events: list[Event] = [
+        Started(message.generation_id, message.conversation_id, message.id, message.model or ""),
+    ]
+    events += [Reasoning(message.reasoning)] if message.reasoning else []
+    events += [Token(message.content)] if message.content else []
+    if message.status in (FAILED, INTERRUPTED):
+        return [*events, Failed(**(message.error or {"code": message.status, "message": "", "retryable": True}))]
+    shown = MessageSchema().dump(message)
+    return [*events, Finished(shown, message.finish_reason or "stop", message.details or {})]
+
+
+def stored(generation: Generation) -> Message:
+    message = db.session.get(Message, generation.message_id)
+    if message is None or message.status == RUNNING:
+        raise NotFound
+    return message
+
+
+def respond(body: Iterator[bytes]) -> Response:
+    """Return an event stream whose socket lets go of a reader that takes nothing, or whose network is gone."""
+    client = request.environ.get("gunicorn.socket")
+    if client is not None:
+        seconds = site().settings.send_timeout_seconds
+        client.settimeout(seconds)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+    return Response(body, mimetype="text/event-stream", headers=HEADERS, direct_passthrough=True)
+
+
+def refusal(error: AppError) -> Response | None:
+    """Return *error* as a stream of the request's dialect if a reader came back to one; None for any other request.
+
+    A browser's EventSource gives up for good on any status but 200, so that a person would never learn why.
+    """
+    view = current_app.view_functions.get(request.endpoint or "")
+    dialect = getattr(view, "dialect", None)
+    if dialect is None or not last_event_id() or request.method != "GET":
+        return None
+    return respond(iter([sse.retry(RETRY_MS) + failure(DIALECTS[dialect], error)]))
+
+
+def failure(dialect: Dialect, error: AppError) -> bytes:
+    """Return *error* as the dialect's error event; it has no id, so that the reader's cursor stays where it is."""
+    event = Failed(error.code, error.message, retryable=error.status >= 429)
+    return b"".join(frame.encode() for frame in dialect.Encoder().frames(event))

@@ -1,0 +1,125 @@
+"""Answers: starting them, following them, asking again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response
+
+from chatapp import auth
+from chatapp.database import utcnow
+from chatapp.dialects import parse_cursor
+from chatapp.errors import NotFound
+from chatapp.models.generations import Generation
+from chatapp.routes import _stream
+from chatapp.routes._json import Blueprint
+from chatapp.schemas import generations as shapes
+from chatapp.services import generations
+
+blueprint = Blueprint("generations", __name__, description="Answers")
+CHAT_DEFAULTS = {"temperature": 0.7, "max_tokens": 1500, "history": 10}  # what clients of `/ai/chat` expect
+
+
+@blueprint.route("/api/chat/start", methods=["POST"])
+@blueprint.route("/chat/start", methods=["POST"])
+@blueprint.arguments(shapes.IdempotencyHeader, location="headers")
+@blueprint.arguments(shapes.Start)
+@blueprint.response(201, shapes.Started)
+@blueprint.fails(401, 403, 413, 415, 503)
+def start(headers: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+    """Store a question and begin its answer; the same key gives the same one"""
+    key = headers["key"] or body["requestId"]
+    generation = generations.start(
+        auth.current_user(), body["prompt"], reference=body["chatId"], model=body["modelId"], key=key, field="prompt"
+    )
+    return {**started(generation), "chatId": body["chatId"] or generation.conversation_id}
+
+
+@blueprint.route("/api/chat/stream")
+@blueprint.route("/chat/stream")
+@blueprint.arguments(shapes.SessionQuery, location="query")
+@blueprint.response(200, {"type": "string"}, content_type="text/event-stream")
+@blueprint.alt_response(204, description="The cursor is at the end")
+@blueprint.fails(401, 404, 410, 429)
+@_stream.speaks("session")
+def session_stream(query: dict[str, Any]) -> Response:
+    """Open a session's stream"""
+    resuming = parse_cursor(_stream.last_event_id()) is not None
+    generation = generations.open_session(auth.current_user(), query["sessionId"], resuming=resuming)
+    return _stream.follow(generation, "session", named_by_url=True)
+
+
+@blueprint.route("/api/generations/<uuid:generation_id>/events")
+@blueprint.arguments(shapes.CursorQuery, location="query")
+@blueprint.response(200, {"type": "string"}, content_type="text/event-stream")
+@blueprint.alt_response(204, description="The cursor is at the end")
+@blueprint.fails(401, 404)
+@_stream.speaks("native")
+def events(query: dict[str, Any], generation_id: object) -> Response:
+    """Follow an answer from a cursor on"""
+    generation = generations.owned(auth.current_user(), str(generation_id))
+    return _stream.follow(generation, "native", named_by_url=True)
+
+
+@blueprint.route("/api/chat/messages/<uuid:message_id>/regenerate", methods=["POST"])
+@blueprint.arguments(shapes.IdempotencyHeader, location="headers")
+@blueprint.arguments(shapes.AskAgain)
+@blueprint.response(201, shapes.Started)
+@blueprint.fails(401, 403, 404, 409, 413, 415)
+def regenerate(headers: dict[str, Any], body: dict[str, Any], message_id: object) -> dict[str, Any]:
+    """Answer the same question anew; the old answer stays"""
+    key = headers["key"] or body["requestId"]
+    return started(generations.regenerate(auth.current_user(), str(message_id), model=body["modelId"], key=key))
+
+
+@blueprint.route("/api/chat/messages/<uuid:message_id>", methods=["PATCH"])
+@blueprint.arguments(shapes.IdempotencyHeader, location="headers")
+@blueprint.arguments(shapes.Edit)
+@blueprint.response(201, shapes.Started)
+@blueprint.fails(401, 403, 404, 409, 413, 415)
+def edit(headers: dict[str, Any], body: dict[str, Any], message_id: object) -> dict[str, Any]:
+    """Edit a question and ask again; the old branch stays"""
+    key = headers["key"] or body["requestId"]
+    user = auth.current_user()
+    return started(generations.edit(user, str(message_id), body["content"], model=body["modelId"], key=key))
+
+
+@blueprint.route("/api/v1/ai/chat", methods=["POST"])
+@blueprint.route("/api/ai/chat", methods=["POST"])
+@blueprint.route("/ai/chat", methods=["POST"])
+@blueprint.arguments(shapes.IdempotencyHeader, location="headers")
+@blueprint.arguments(shapes.Chat)
+@blueprint.response(200, shapes.ChatAnswer)
+@blueprint.fails(401, 403, 404, 413, 415, 503)
+def chat(headers: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+    """Ask and wait for the whole answer; with the key of a start it follows that same answer"""
+    if body["projectId"] is not None:
+        raise NotFound("There is no such project.")
+    conversation_id = str(body["conversationId"]) if body["conversationId"] else None
+    generation = generations.start_in(
+        auth.current_user(),
+        body["message"],
+        conversation_id=conversation_id,
+        model=body["model"],
+        key=headers["key"] or body["requestId"],
+        **CHAT_DEFAULTS,
+    )
+    message = generations.answer(generation)
+    metadata = {"model": generation.model, "conversationId": generation.conversation_id}
+    return {
+        "conversationId": generation.conversation_id,
+        "message": message,
+        "timestamp": utcnow(),
+        "metadata": {**(message.details or {}), **metadata, "usage": message.usage},
+    }
+
+
+def started(generation: Generation) -> dict[str, Any]:
+    return {
+        "sessionId": generation.id,
+        "chatId": generation.conversation_id,
+        "conversationId": generation.conversation_id,
+        "generationId": generation.id,
+        "messageId": generation.message_id,
+        "userMessageId": generation.question_id,
+    }

@@ -1,0 +1,44 @@
+"""One file a noun: what a user may do. Never flask.request.
+
+`site()` gives the parts that the application was put together from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from flask import current_app
+from sqlalchemy import Engine
+
+from chatapp.eventlog import EventLog
+from chatapp.providers import Model, Provider
+from chatapp.runner import Runners
+from chatapp.settings import Settings
+
+
+@dataclass(frozen=True)
+class Site:
+    """The parts of one application, made in `app.py`."""
+
+    settings: Settings
+    engine: Engine
+    log: EventLog
+    providers: Mapping[str, Provider]
+    runners: Runners
+
+    def open(self) -> None:
+        """Begin the work that no request asks for: leases, orphaned answers, sweeping."""
+        self.runners.keep()
+
+    def models(self) -> list[Model]:
+        """Return the models that all providers have now."""
+        from chatapp.services import models
+
+        return models.available(self)
+
+
+def site() -> Site:
+    """Return the parts of the current application."""
+    return cast(Site, current_app.extensions["chatapp"])

@@ -1,0 +1,227 @@
+"""What concerns people: signing up, signing in and out, invites. Passwords are hashed in threads, off the event loop."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import gevent
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+from werkzeug.security import check_password_hash, generate_password_hash
+
+from chatapp.database import db, utcnow, writing
+from chatapp.errors import Conflict, Forbidden, NotFound, RateLimited, Unauthorized
+from chatapp.models import accounts
+from chatapp.models.accounts import ADMIN, BUILT_IN_EMAIL, MEMBER, Invite, SignIn, User
+from chatapp.services import site
+
+SIGN_IN_DAYS = 30
+ROTATION_GRACE_SECONDS = 30  # two tabs may send the same refresh token at once
+INVITE_DAYS = 7
+FREE_TRIES = 5  # failures in a row before an e-mail has to wait
+FREE_TRIES_PER_ADDRESS = 20  # an office shares one
+MAX_WAIT_SECONDS = 900
+FORGET_SECONDS = 3600.0
+HASH_METHOD = "scrypt:32768:8:1"  # OWASP's advice for scrypt; about 0.1 s and 32 MiB
+DUMMY_HASH = (
+    "scrypt:32768:8:1$0$00000000000000000000000000000000000000000000000000000000000000000000000000000000"
+    "000000000000000000000000000000000000000000000000"
+)
+WRONG = "E-mail and password do not match."
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A user with one of their sign-ins; `refresh_jti` is the id that the next refresh token must carry."""
+
+    user: User
+    sign_in_id: str
+    refresh_jti: str
+
+
+def off_loop(function: Callable[..., Any], *args: Any) -> Any:
+    """Return function(*args), computed in a thread of its own while other greenlets run."""
+    return gevent.get_hub().threadpool.apply(function, args)
+
+
+def hash_password(password: str) -> str:
+    hashed: str = off_loop(generate_password_hash, password, HASH_METHOD)
+    return hashed
+
+
+def is_first() -> bool:
+    """Say whether nobody has an account yet: then the next one becomes the admin."""
+    return accounts.count(db.session()) == 0
+
+
+def register(email: str, password: str, *, name: str | None, invite: str | None) -> Grant:
+    """Make an account and sign it in. The first one is the admin; later ones need what the settings say.
+
+    Raises Forbidden, Conflict.
+    """
+    mode = site().settings.registration
+    if not is_first():  # refused before the costly hash; decided again inside the transaction
+        check_admission(db.session(), mode, email, invite)
+    hashed = hash_password(password)
+    try:
+        with writing() as session:
+            first = accounts.count(session) == 0
+            invitation = None if first else check_admission(session, mode, email, invite)
+            if accounts.by_email(session, email) is not None:
+                raise Conflict("There is an account with this e-mail already.")
+            user = User(
+                email=email,
+                name=name or email.partition("@")[0],
+                role=ADMIN if first else MEMBER,
+                password_hash=hashed,
+            )
+            session.add(user)
+            session.flush()
+            if invitation is not None:
+                invitation.used_by = user.id
+            return sign_in(session, user)
+    except IntegrityError as error:
+        raise Conflict("There is an account with this e-mail already.") from error
+
+
+def check_admission(session: Session, mode: str, email: str, invite: str | None) -> Invite | None:
+    """Return the invite that admits *email*, None where none is needed. Raises Forbidden."""
+    if mode == "open":
+        return None
+    if mode == "closed":
+        raise Forbidden("This site takes no new accounts.")
+    invitation = accounts.invite_by_hash(session, digest(invite)) if invite else None
+    if invitation is None or (invitation.email and invitation.email != email):
+        raise Forbidden("You need an invitation to join. Ask the person who runs this site.")
+    return invitation
+
+
+def login(email: str, password: str, *, address: str) -> Grant:
+    """Sign in. A wrong password and an unknown e-mail answer alike, in the same time. Raises Unauthorized, RateLimited."""
+    email = email.strip().lower()
+    keys = {f"email:{email}": FREE_TRIES, f"address:{address}": FREE_TRIES_PER_ADDRESS}
+    for key, free in keys.items():
+        check_wait(key, free)
+    user = accounts.by_email(db.session(), email)
+    db.session.commit()
+    known = user is not None and user.disabled_at is None
+    matches = off_loop(check_password_hash, user.password_hash if user else DUMMY_HASH, password)
+    if not (known and matches):
+        with writing() as session:
+            failed = [accounts.record_failure(session, key, within_seconds=FORGET_SECONDS) for key in keys]
+        raise Unauthorized(WRONG, tries_left=max(0, FREE_TRIES - failed[0]))
+    assert user is not None
+    with writing() as session:
+        accounts.forgive(session, f"email:{email}")
+        return sign_in(session, user)
+
+
+def check_wait(key: str, free: int) -> None:
+    """Raise RateLimited while *key* has to wait: twice as long with each failure past the free ones."""
+    failed, last = accounts.failures(db.session(), key, within_seconds=FORGET_SECONDS)
+    if failed < free or last is None:
+        return
+    seconds = min(MAX_WAIT_SECONDS, 2 ** min(failed - free + 1, 20))
+    left = (last + timedelta(seconds=seconds) - utcnow()).total_seconds()
+    if left > 0:
+        wait = int(left) + 1
+        raise RateLimited(f"Too many failed tries. Try again in {wait} s.", retry_after=wait)
+
+
+def sign_in(session: Session, user: User) -> Grant:
+    jti = str(uuid.uuid4())
+    entry = SignIn(user_id=user.id, refresh_jti=jti, expires_at=utcnow() + timedelta(days=SIGN_IN_DAYS))
+    session.add(entry)
+    session.flush()
+    return Grant(user, entry.id, jti)
+
+
+def refresh(user_id: str, sign_in_id: str, jti: str) -> Grant:
+    """Renew a sign-in with a refresh token, which is spent by it. Raises Unauthorized.
+
+    A token that was spent before comes from a copy: then nobody can tell who is who, and the sign-in ends (RFC 9700, 4.14).
+    """
+    reused = False
+    with writing() as session:
+        user = accounts.signed_in(session, user_id, sign_in_id)
+        entry = session.get(SignIn, sign_in_id)
+        if user is None or entry is None or entry.expires_at < utcnow():
+            raise Unauthorized
+        if jti == entry.refresh_jti:
+            entry.previous_jti, entry.refresh_jti, entry.rotated_at = jti, str(uuid.uuid4()), utcnow()
+            entry.expires_at = utcnow() + timedelta(days=SIGN_IN_DAYS)
+        elif not in_grace(entry, jti):
+            accounts.revoke(session, sign_in_id)
+            reused = True
+        grant = Grant(user, sign_in_id, entry.refresh_jti)
+    if reused:
+        raise Unauthorized("This sign-in was ended, since its token was used twice. Sign in again.")
+    return grant
+
+
+def in_grace(entry: SignIn, jti: str) -> bool:
+    recent = entry.rotated_at is not None and entry.rotated_at > utcnow() - timedelta(seconds=ROTATION_GRACE_SECONDS)
+    return recent and jti == entry.previous_jti
+
+
+def logout(sign_in_id: str) -> None:
+    """End the sign-in: all its tokens are void at once."""
+    with writing() as session:
+        accounts.revoke(session, sign_in_id)
+
+
+def built_in() -> User:
+    """Return the one person of a site without sign-in, made on first use."""
+    user = accounts.by_email(db.session(), BUILT_IN_EMAIL)
+    if user is not None:
+        return user
+    with writing() as session:
+        user = accounts.by_email(session, BUILT_IN_EMAIL)
+        if user is None:
+            user = User(email=BUILT_IN_EMAIL, name="You", role=ADMIN, password_hash="")
+            session.add(user)
+    return user
+
+
+def invite(user: User, *, email: str | None) -> tuple[Invite, str]:
+    """Return a new invite and its token, which is not kept. Raises Forbidden."""
+    require_admin(user)
+    token = secrets.token_urlsafe(24)
+    with writing() as session:
+        entry = Invite(
+            token_hash=digest(token), email=email, created_by=user.id, expires_at=utcnow() + timedelta(days=INVITE_DAYS)
+        )
+        session.add(entry)
+    return entry, token
+
+
+def invites(user: User) -> list[Invite]:
+    """Return the invites that nobody has used, newest first. Raises Forbidden."""
+    require_admin(user)
+    return accounts.open_invites(db.session())
+
+
+def withdraw(user: User, invite_id: str) -> None:
+    """Delete an invite. Raises Forbidden, NotFound."""
+    require_admin(user)
+    with writing() as session:
+        entry = session.scalar(select(Invite).where(Invite.id == invite_id))
+        if entry is None:
+            raise NotFound("There is no such invite.")
+        session.delete(entry)
+
+
+def require_admin(user: User) -> None:
+    if user.role != ADMIN:
+        raise Forbidden("Only an admin may do this.")
+
+
+def digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()

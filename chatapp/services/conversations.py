@@ -1,0 +1,177 @@
+"""What a user may do with conversations and their messages."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from chatapp.database import db, writing
+from chatapp.errors import NotFound, ValidationFailed
+from chatapp.models import conversations, generations
+from chatapp.models.accounts import User
+from chatapp.models.conversations import USER, Conversation, Message
+from chatapp.services import site
+
+TITLE_CHARS = 60
+GONE = "There is no such conversation."
+
+
+def page(user: User, *, q: str, archived: bool, page: int, page_size: int) -> dict[str, Any]:
+    """Return one page of the user's conversations and how many there are, in the shape of `ConversationPage`."""
+    session = db.session()
+    rows, total = conversations.page(
+        session, user.id, q=q, archived=archived, offset=(page - 1) * page_size, limit=page_size
+    )
+    running = generations.running_in(session, [row.id for row in rows])
+    return {
+        "conversations": [described(row, row.id in running) for row in rows],
+        "total": total,
+        "page": page,
+        "page_size": page_size,
+    }
+
+
+def described(conversation: Conversation, running: bool) -> dict[str, Any]:
+    values = {column.name: getattr(conversation, column.name) for column in Conversation.__table__.columns}
+    return {**values, "running": running}
+
+
+def make(user: User, *, title: str, key: str | None) -> dict[str, Any]:
+    """Return a new conversation; with *key*, the user's own of that name, made if there is none."""
+    with writing() as session:
+        conversation = resolve(session, user, key) if key else add(session, user)
+        if title and not conversation.title:
+            conversation.title = title
+    return described(conversation, running=False)
+
+
+def with_messages(user: User, conversation_id: str) -> dict[str, Any]:
+    """Return the conversation and the whole tree of its messages. Raises NotFound."""
+    session = db.session()
+    conversation = owned(session, user, conversation_id)
+    running = bool(generations.running(session, conversation.id))
+    return {**described(conversation, running), "messages": conversations.messages(session, conversation.id)}
+
+
+def change(user: User, conversation_id: str, **values: Any) -> dict[str, Any]:
+    """Set title, pinned, archived; `leaf_id` turns to the branch that goes through that message. Raises NotFound."""
+    with writing() as session:
+        conversation = owned(session, user, conversation_id)
+        if "leaf_id" in values:
+            values["leaf_id"] = leaf(session, conversation, str(values["leaf_id"]))
+        for name, value in values.items():
+            setattr(conversation, name, value)
+        running = bool(generations.running(session, conversation.id))
+    return described(conversation, running)
+
+
+def leaf(session: Session, conversation: Conversation, message_id: str) -> str:
+    message = session.get(Message, message_id)
+    if message is None or message.conversation_id != conversation.id:
+        raise ValidationFailed(fields={"leaf_id": ["There is no such message in this conversation."]})
+    return conversations.deepest(session, message.id)
+
+
+def delete(user: User, conversation_id: str) -> None:
+    """Delete the conversation and all that hangs on it; answers being made in it are stopped. Raises NotFound."""
+    with writing() as session:
+        conversation = owned(session, user, conversation_id)
+        running = [generation.id for generation in generations.running(session, conversation.id)]
+        session.delete(conversation)
+    for generation_id in running:
+        site().runners.drop(generation_id)
+
+
+def add_question(user: User, conversation_id: str, content: str) -> Message:
+    """Store a question that nobody answers yet. Raises NotFound, ValidationFailed."""
+    content = checked(content, field="content")
+    with writing() as session:
+        conversation = owned(session, user, conversation_id)
+        return ask(session, conversation, content, parent_id=conversation.leaf_id)
+
+
+def history(user: User, *, reference: str | None, page: int, page_size: int) -> dict[str, Any]:
+    """Return the branch shown of one chat, or a page of the user's latest messages; oldest first. Raises NotFound."""
+    session = db.session()
+    if reference is not None:
+        conversation = find(session, user, reference)
+        if conversation is None:
+            raise NotFound(GONE)
+        return {"chatId": reference, "messages": conversations.branch(session, conversation.leaf_id)}
+    rows, total = conversations.latest(session, user.id, offset=(page - 1) * page_size, limit=page_size)
+    return {"chatId": None, "messages": rows[::-1], "total": total, "page": page, "page_size": page_size}
+
+
+# for the other services
+
+
+def owned(session: Session, user: User, conversation_id: str) -> Conversation:
+    conversation = conversations.owned(session, conversation_id, user.id)
+    if conversation is None:
+        raise NotFound(GONE)
+    return conversation
+
+
+def find(session: Session, user: User, reference: str) -> Conversation | None:
+    """Return the conversation that *reference* names: one of the user's by id, else by their own key."""
+    if is_uuid(reference):
+        conversation = conversations.owned(session, str(uuid.UUID(reference)), user.id)
+        if conversation is not None:
+            return conversation
+    return conversations.by_key(session, reference, user.id)
+
+
+def resolve(session: Session, user: User, reference: str | None) -> Conversation:
+    """Return the conversation that *reference* names, made on first use; None means a new one."""
+    if reference is None:
+        return add(session, user)
+    return find(session, user, reference) or add(session, user, key=reference)
+
+
+def add(session: Session, user: User, *, key: str | None = None, conversation_id: str | None = None) -> Conversation:
+    conversation = Conversation(user_id=user.id, key=key, title="")
+    if conversation_id is not None:
+        conversation.id = conversation_id
+    session.add(conversation)
+    session.flush()
+    return conversation
+
+
+def ask(session: Session, conversation: Conversation, content: str, *, parent_id: str | None) -> Message:
+    """Store a question; the first one gives the conversation its title."""
+    question = Message(role=USER, content=content, parent_id=parent_id)
+    conversations.add_message(session, conversation, question)
+    if not conversation.title:
+        conversation.title = title_of(content)
+    return question
+
+
+def checked(content: str, *, field: str) -> str:
+    """Return *content* if it can be a message. Raises ValidationFailed, which names *field*."""
+    limit = site().settings.max_message_chars
+    if not content.strip():
+        raise ValidationFailed(fields={field: ["The message is empty."]})
+    if len(content) > limit:
+        raise ValidationFailed(
+            fields={field: [f"The message has {len(content)} characters; at most {limit} are allowed."]}
+        )
+    return content
+
+
+def title_of(content: str) -> str:
+    """Return the first words of *content*, at most TITLE_CHARS of it."""
+    words = re.sub(r"\s+", " ", content[: 10 * TITLE_CHARS]).strip()
+    if len(words) <= TITLE_CHARS:
+        return words
+    cut = words[:TITLE_CHARS].rpartition(" ")[0] or words[: TITLE_CHARS - 1]
+    return cut.rstrip(" ,;:.–-") + "…"
+
+
+def is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text.lower()
+    except ValueError:
+        return False

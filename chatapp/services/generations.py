@@ -1,0 +1,276 @@
+"""What a user may do with answers: start, open, wait for, stop, ask again."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import gevent
+from sqlalchemy import Engine
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from chatapp.answer import RUNNING
+from chatapp.database import db, session_of, utcnow, writing
+from chatapp.errors import Conflict, NotFound, Overloaded, RateLimited, SessionExpired
+from chatapp.eventlog import LogExpired, LogGone
+from chatapp.models import accounts, conversations, generations
+from chatapp.models.accounts import User
+from chatapp.models.conversations import ASSISTANT, USER, Conversation, Message
+from chatapp.models.generations import Generation
+from chatapp.services import conversations as talks
+from chatapp.services import models, site
+
+MAX_OPENINGS = 10
+STOP_SECONDS = 5.0
+GONE = "There is no such answer."
+Find = Callable[[Session], tuple[Conversation, Message]]
+
+
+@dataclass(frozen=True)
+class Access:
+    """Whose eyes a stream is for: asked again while it runs, without a request and without keeping a connection."""
+
+    user_id: str
+    sign_in_id: str | None  # None where nobody signs in
+    generation_id: str
+
+    def allowed(self, engine: Engine) -> bool:
+        """Say whether this reader may still read this answer."""
+        with session_of(engine) as session:
+            if self.sign_in_id and accounts.signed_in(session, self.user_id, self.sign_in_id) is None:
+                return False
+            return generations.owned(session, self.generation_id, self.user_id) is not None
+
+
+def start(
+    user: User, prompt: str, *, reference: str | None, model: str | None, key: str | None, field: str
+) -> Generation:
+    """Store the question in the conversation that *reference* names, and begin its answer.
+
+    The same *key* of the same user gives the same generation. *field* names the prompt in errors. Raises
+    ValidationFailed.
+    """
+
+    def question(session: Session) -> tuple[Conversation, Message]:
+        conversation = talks.resolve(session, user, reference)
+        return conversation, talks.ask(session, conversation, prompt, parent_id=conversation.leaf_id)
+
+    prompt = talks.checked(prompt, field=field)
+    return begin(user, question, model=model, key=key)
+
+
+def start_in(
+    user: User, prompt: str, *, conversation_id: str | None, model: str | None, key: str | None, **params: Any
+) -> Generation:
+    """As `start`, but an unknown UUID becomes the new conversation's id, and somebody else's is not found."""
+
+    def question(session: Session) -> tuple[Conversation, Message]:
+        conversation = session.get(Conversation, conversation_id) if conversation_id else None
+        if conversation is None:
+            conversation = talks.add(session, user, conversation_id=conversation_id)
+        elif conversation.user_id != user.id:
+            raise NotFound(talks.GONE)
+        return conversation, talks.ask(session, conversation, prompt, parent_id=conversation.leaf_id)
+
+    prompt = talks.checked(prompt, field="message")
+    return begin(user, question, model=model, key=key, **params)
+
+
+def regenerate(user: User, message_id: str, *, model: str | None, key: str | None) -> Generation:
+    """Answer the question of this answer anew; the old answer stays, beside the new one. Raises NotFound."""
+
+    def question(session: Session) -> tuple[Conversation, Message]:
+        message = mine(session, user, message_id)
+        asked = message if message.role == USER else session.get(Message, message.parent_id or "")
+        if asked is None or asked.role != USER:
+            raise Conflict("There is no question to answer here.")
+        return talks.owned(session, user, message.conversation_id), asked
+
+    return begin(user, question, model=model, key=key)
+
+
+def edit(user: User, message_id: str, content: str, *, model: str | None, key: str | None) -> Generation:
+    """Ask another question in place of this one; the old branch stays. Raises NotFound, ValidationFailed."""
+
+    def question(session: Session) -> tuple[Conversation, Message]:
+        message = mine(session, user, message_id)
+        if message.role != USER:
+            raise Conflict("Only a question can be edited.")
+        conversation = talks.owned(session, user, message.conversation_id)
+        return conversation, talks.ask(session, conversation, content, parent_id=message.parent_id)
+
+    content = talks.checked(content, field="content")
+    return begin(user, question, model=model, key=key)
+
+
+def of_conversation(user: User, conversation_id: str) -> Generation:
+    """Return the generation that answers the conversation's last question; it begins now if there is none.
+
+    Raises NotFound for no such conversation, and Conflict if nothing was asked in it.
+    """
+
+    def question(session: Session) -> tuple[Conversation, Message]:
+        conversation = talks.owned(session, user, conversation_id)
+        last = session.get(Message, conversation.leaf_id or "")
+        if last is None or last.role != USER:
+            raise Conflict("Nothing was asked in this conversation yet.")
+        return conversation, last
+
+    session = db.session()
+    conversation = talks.owned(session, user, conversation_id)
+    last = session.get(Message, conversation.leaf_id or "")
+    generation = generations.of_message(session, last.id) if last is not None and last.role == ASSISTANT else None
+    # two readers that come at once mean the same answer, hence a key made of the question
+    return generation or begin(user, question, model=None, key=f"answer:{last.id}" if last else None)
+
+
+def open_session(user: User, session_id: str, *, resuming: bool) -> Generation:
+    """Return the generation of a session that is opened, or come back to. Raises NotFound, SessionExpired, RateLimited."""
+    generation = owned(user, session_id)
+    if resuming:
+        return generation
+    if generation.expires_at < utcnow():
+        raise SessionExpired
+    with writing() as session:
+        if not generations.open_once_more(session, generation.id, at_most=MAX_OPENINGS):
+            raise RateLimited(
+                f"This session was opened {MAX_OPENINGS} times. Ask again to get a new one.", retry_after=60
+            )
+    return generation
+
+
+def owned(user: User, generation_id: str) -> Generation:
+    """Return the user's generation. Raises NotFound."""
+    generation = generations.owned(db.session(), generation_id, user.id) if talks.is_uuid(generation_id) else None
+    if generation is None:
+        raise NotFound(GONE)
+    return generation
+
+
+def answer(generation: Generation) -> Message:
+    """Wait until the generation has ended and return its message; the time is bounded by the runner's deadlines."""
+    wait(generation.id, seconds=site().settings.total_seconds + 60)
+    return stored(generation.message_id)
+
+
+def stop(user: User, conversation_id: str) -> Message | None:
+    """End the running answers of the conversation; return the newest as it was stored, or the last answer, or None."""
+    session = db.session()
+    conversation = talks.owned(session, user, conversation_id)
+    running = generations.running(session, conversation.id)
+    leaf = session.get(Message, conversation.leaf_id or "")
+    last = leaf.id if leaf is not None and leaf.role == ASSISTANT else None
+    session.commit()
+    for generation in running:
+        site().runners.stop(generation.id)
+    for generation in running:
+        wait(generation.id, seconds=STOP_SECONDS)
+    shown = running[-1].message_id if running else last
+    return stored(shown) if shown else None
+
+
+def begin(user: User, question: Find, *, model: str | None, key: str | None, **params: Any) -> Generation:
+    """Make a generation for the question that *question* finds or stores, and start its runner; once per *key*."""
+    parts = site()
+    existing = generations.by_key(db.session(), user.id, key) if key else None
+    if existing is not None:
+        return existing
+    model_id = models.resolve(parts, model, field="model")
+    try:
+        with writing() as session:
+            existing = generations.by_key(session, user.id, key) if key else None
+            if existing is not None:
+                return existing
+            conversation, asked = question(session)
+            generation = add(session, user, conversation, asked, model_id=model_id, key=key, params=params)
+    except IntegrityError:
+        existing = generations.by_key(db.session(), user.id, key) if key else None
+        if existing is None:
+            raise
+        return existing
+    parts.runners.start(generation.id)
+    return generation
+
+
+def add(
+    session: Session,
+    user: User,
+    conversation: Conversation,
+    asked: Message,
+    *,
+    model_id: str,
+    key: str | None,
+    params: dict[str, Any],
+) -> Generation:
+    """Store the generation, the place of its answer and its empty log: one transaction, or nothing."""
+    parts = site()
+    generation_id = str(uuid.uuid4())
+    place = Message(
+        role=ASSISTANT,
+        parent_id=asked.id,
+        status=RUNNING,
+        model=model_id,
+        generation_id=generation_id,
+        content="",
+        reasoning="",
+    )
+    conversations.add_message(session, conversation, place)
+    conversation.model = model_id
+    settings = parts.settings
+    defaults = {"system_prompt": settings.system_prompt, "max_tokens": settings.max_answer_tokens}
+    generation = Generation(
+        id=generation_id,
+        user_id=user.id,
+        conversation_id=conversation.id,
+        question_id=asked.id,
+        message_id=place.id,
+        model=model_id,
+        params={**defaults, **params},
+        idempotency_key=key,
+        expires_at=utcnow() + timedelta(seconds=settings.session_seconds),
+    )
+    session.add(generation)
+    parts.log.create(generation.id, owner=parts.runners.owner, lease_seconds=settings.lease_seconds, session=session)
+    return generation
+
+
+def wait(generation_id: str, *, seconds: float) -> None:
+    """Return when the generation has ended. Raises NotFound if it was deleted meanwhile, Overloaded after *seconds*."""
+    log = site().log
+    head = log.head(generation_id)
+    if head is None:
+        raise NotFound(GONE)
+    if head.ended:
+        return
+    try:
+        with gevent.Timeout(seconds, False):  # type: ignore[arg-type]  # False: leave the block silently
+            for _ in log.follow(generation_id, head.last_seq):
+                pass
+            return
+    except LogExpired:  # ended and read to its end
+        return
+    except LogGone as error:
+        raise NotFound(GONE) from error
+    raise Overloaded("The answer has not ended yet. Look again in a moment.")
+
+
+def stored(message_id: str) -> Message:
+    """Return the message as it is in the database now. Raises NotFound."""
+    session = db.session()
+    session.commit()
+    message = session.get(Message, message_id, populate_existing=True)
+    session.commit()
+    if message is None:
+        raise NotFound(GONE)
+    return message
+
+
+def mine(session: Session, user: User, message_id: str) -> Message:
+    message = conversations.message_of(session, message_id, user.id)
+    if message is None:
+        raise NotFound("There is no such message.")
+    return message
