@@ -1,0 +1,225 @@
+// @ts-check
+/**
+ * <chat-composer>: where a question is written. Says `chat-ask` ({prompt}), `chat-stop`, `chat-try-now`; holds the chosen
+ * model, the "Stream responses" switch, the draft, and one question that waits until the running answer has ended.
+ */
+
+const DRAFT = "chat.draft.";
+const MODEL = "chat.model";
+const STREAM = "chat.stream";
+
+/** What this browser keeps; a full or forbidden store only forgets. */
+export const kept = {
+  get: (/** @type {string} */ key) => {
+    try {
+      return localStorage.getItem(key);
+    } catch {
+      return null;
+    }
+  },
+  set: (/** @type {string} */ key, /** @type {string?} */ value) => {
+    try {
+      if (value) localStorage.setItem(key, value);
+      else localStorage.removeItem(key);
+    } catch {
+      // Nothing depends on it.
+    }
+  },
+};
+
+/** @typedef {{id: string, name: string, provider: string}} Model */
+
+export class ChatComposer extends HTMLElement {
+  /** @type {Record<string, HTMLElement>} */ #part = {};
+  /** @type {Model[]} */ #models = [];
+  #modelId = kept.get(MODEL);
+  #draftKey = DRAFT;
+  #maxChars = Infinity;
+  #running = false;
+  #next = "";
+  /** @type {ReturnType<typeof setInterval> | undefined} */ #countdown;
+
+  connectedCallback() {
+    for (const part of this.querySelectorAll("[data-part]")) this.#part[part.getAttribute("data-part") ?? ""] = /** @type {HTMLElement} */ (part);
+    this.#stream.checked = kept.get(STREAM) !== "off";
+    this.#stream.addEventListener("change", () => kept.set(STREAM, this.streaming ? null : "off"));
+    this.#text.addEventListener("input", () => this.#typed());
+    this.#text.addEventListener("keydown", (event) => this.#key(event));
+    this.#part.form.addEventListener("submit", (event) => (event.preventDefault(), this.#send()));
+    this.#part.form.addEventListener("pointerdown", (event) => {
+      if (event.target === this.#part.form || /** @type {Element} */ (event.target).matches(".composer__tools")) (event.preventDefault(), this.#text.focus());
+    });
+    this.addEventListener("click", (event) => this.#press(event));
+  }
+
+  /** @returns {HTMLTextAreaElement} */
+  get #text() {
+    return /** @type {any} */ (this.#part.prompt);
+  }
+
+  /** @returns {HTMLInputElement} */
+  get #stream() {
+    return /** @type {any} */ (this.#part.stream);
+  }
+
+  get streaming() {
+    return this.#stream.checked;
+  }
+
+  get modelId() {
+    return this.#modelId;
+  }
+
+  set maxChars(/** @type {number} */ value) {
+    this.#maxChars = value;
+  }
+
+  /** @param {Model[]} models @param {string?} fallback */
+  setModels(models, fallback) {
+    this.#models = models;
+    if (!models.some(({ id }) => id === this.#modelId)) this.#modelId = fallback ?? models[0]?.id ?? null;
+    this.#showModel();
+  }
+
+  #showModel() {
+    const model = this.#models.find(({ id }) => id === this.#modelId);
+    this.#part["model-name"].textContent = model?.name ?? (this.#modelId || "No model");
+    this.#part.model.setAttribute("aria-label", `Model: ${model?.name ?? "none"}`);
+  }
+
+  /** A model's name for people. @param {string} id */
+  nameOf(id) {
+    return this.#models.find((model) => model.id === id)?.name ?? id;
+  }
+
+  /** Which conversation is being written to. @param {string?} conversation */
+  open(conversation) {
+    this.#draftKey = DRAFT + (conversation ?? "");
+    this.#text.value = kept.get(this.#draftKey) ?? "";
+    this.#text.placeholder = conversation ? "Ask a follow-up" : "Ask, or type / for commands";
+    this.#setNext("");
+    this.#typed(false);
+  }
+
+  /** A new conversation has its name: what is written from now on belongs to it. @param {string} conversation */
+  adopted(conversation) {
+    kept.set(this.#draftKey, null);
+    this.#draftKey = DRAFT + conversation;
+    this.#text.placeholder = "Ask a follow-up";
+    kept.set(this.#draftKey, this.#text.value);
+  }
+
+  set running(/** @type {boolean} */ value) {
+    this.#running = value;
+    const focused = document.activeElement === this.#part.stop || document.activeElement === this.#part.send;
+    this.#part.stop.hidden = !value;
+    this.#part.send.hidden = value;
+    if (focused) this.#text.focus();
+    if (!value && this.#next) {
+      const prompt = this.#next;
+      this.#setNext("");
+      this.#ask(prompt);
+    }
+  }
+
+  /** The question that waits is wanted no more without a look: back into the field with it. */
+  holdNext() {
+    if (this.#next) this.write(this.#next);
+    this.#setNext("");
+  }
+
+  focusText() {
+    this.#text.focus();
+  }
+
+  /** Put *text* into the field, before what is there. @param {string} text */
+  write(text) {
+    this.#text.value = [text, this.#text.value].filter(Boolean).join("\n\n");
+    this.#typed();
+    this.#text.focus();
+  }
+
+  /** "Connection lost", with a countdown to the next try; null: it is back. @param {{until: number} | null} waiting */
+  connection(waiting) {
+    clearInterval(this.#countdown);
+    this.#part.connection.hidden = !waiting;
+    if (!waiting) return;
+    const tell = () => {
+      const seconds = Math.ceil((waiting.until - Date.now()) / 1000);
+      this.#part["connection-text"].textContent = seconds > 0 ? `Connection lost. Reconnecting in ${seconds} s` : "Connection lost. Reconnecting…";
+    };
+    tell();
+    this.#countdown = setInterval(tell, 250);
+  }
+
+  /** One sentence about what is being sent. @param {string} text */
+  hint(text) {
+    this.#part.hint.hidden = !text;
+    this.#part.hint.textContent = text;
+  }
+
+  #typed(keep = true) {
+    const { value } = this.#text;
+    if (!CSS.supports("field-sizing", "content")) {
+      this.#text.style.blockSize = "auto";
+      this.#text.style.blockSize = `${this.#text.scrollHeight}px`;
+    }
+    const length = [...value].length;
+    /** @type {HTMLButtonElement} */ (this.#part.send).disabled = !value.trim() || length > this.#maxChars;
+    this.hint(length > this.#maxChars ? `${(length - this.#maxChars).toLocaleString()} characters too many.` : "");
+    if (keep) kept.set(this.#draftKey, value);
+  }
+
+  /** @param {KeyboardEvent} event */
+  #key(event) {
+    // 229: Safari ends a composition before it reports the Enter that ended it.
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+    event.preventDefault();
+    this.#send();
+  }
+
+  #send() {
+    const prompt = this.#text.value.trim();
+    if (!prompt || /** @type {HTMLButtonElement} */ (this.#part.send).disabled) return;
+    if (this.#running && this.#next) return this.hint("One question waits already.");
+    this.#text.value = "";
+    this.#typed();
+    if (this.#running) this.#setNext(prompt);
+    else this.#ask(prompt);
+  }
+
+  /** @param {string} prompt */
+  #ask(prompt) {
+    this.dispatchEvent(new CustomEvent("chat-ask", { bubbles: true, detail: { prompt } }));
+  }
+
+  /** @param {string} prompt */
+  #setNext(prompt) {
+    this.#next = prompt;
+    this.#part.next.hidden = !prompt;
+    this.#part["next-text"].textContent = `Next: ${prompt}`;
+  }
+
+  /** @param {MouseEvent} event */
+  #press(event) {
+    const act = /** @type {Element} */ (event.target).closest("[data-act]")?.getAttribute("data-act");
+    if (act === "stop") this.holdNext();
+    if (act === "stop" || act === "try-now") this.dispatchEvent(new CustomEvent(`chat-${act}`, { bubbles: true }));
+    else if (act === "models") this.#choose();
+    else if (act === "next-edit") this.holdNext();
+    else if (act === "next-remove") (this.#setNext(""), this.#text.focus());
+  }
+
+  async #choose() {
+    const { openMenu } = await import("./menu.js");
+    const rows = this.#models.map(({ id, name, provider }) => ({ id, name, note: provider, selected: id === this.#modelId }));
+    const chosen = await openMenu(this.#part.model, { rows, label: "Model", role: "listbox", above: this.#part.form, empty: "There is no model. Start Ollama, or set a model API's key." });
+    if (!chosen) return;
+    this.#modelId = chosen;
+    kept.set(MODEL, chosen);
+    this.#showModel();
+    this.#text.focus();
+  }
+}
+
+customElements.define("chat-composer", ChatComposer);

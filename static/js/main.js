@@ -1,0 +1,400 @@
+// @ts-check
+/**
+ * The page: puts the sidebar, the thread and the composer together. Holds one conversation and follows at most one
+ * answer, since streams are few per browser.
+ */
+import { api, ApiError, renew, toSignIn, uuid } from "./api.js";
+import { fold, fromMessage, isTerminal } from "./answer.js";
+import { AnswerStream } from "./stream.js";
+import "./elements/chat-sidebar.js";
+import "./elements/chat-composer.js";
+import { branch, newestLeaf, siblings } from "./elements/chat-thread.js";
+
+const FRESH_MS = 15_000; // a list older than this is asked for again when the page is looked at
+const POLL_MS = 1500;
+
+/** @typedef {Record<string, any>} Message */
+/** @typedef {{message: Message, request: Record<string, any>?, stream: AnswerStream | null, abort: AbortController}} Following */
+
+const boot = JSON.parse(document.getElementById("boot")?.textContent ?? "{}");
+const site = document.body.dataset.site ?? "";
+const sidebar = /** @type {import("./elements/chat-sidebar.js").ChatSidebar} */ (document.querySelector("chat-sidebar"));
+const thread = /** @type {import("./elements/chat-thread.js").ChatThread} */ (document.querySelector("chat-thread"));
+const composer = /** @type {import("./elements/chat-composer.js").ChatComposer} */ (document.querySelector("chat-composer"));
+const part = (/** @type {string} */ name) => /** @type {HTMLElement} */ (document.querySelector(`[data-part="${name}"]`));
+
+/** What is shown. `key` changes whenever another conversation is turned to. */
+let shown = { key: 0, id: /** @type {string?} */ (null), title: "", leaf: /** @type {string?} */ (null), messages: /** @type {Map<string, Message>} */ (new Map()) };
+/** @type {Following | null} */
+let following = null;
+let listed = 0;
+
+// Showing
+
+/** @param {string} title */
+function setTitle(title) {
+  shown.title = title;
+  part("title").textContent = title || "New conversation";
+  document.title = `${title || "New conversation"} · ${site}`;
+}
+
+function draw() {
+  part("empty").hidden = shown.messages.size > 0 || shown.id !== null;
+  document.querySelector(".bar__more")?.toggleAttribute("hidden", !shown.id);
+  thread.show(shown.messages, shown.leaf);
+}
+
+/** @param {string?} id */
+function turnTo(id) {
+  unfollow();
+  shown = { key: shown.key + 1, id, title: "", leaf: null, messages: new Map() };
+  sidebar.current = id;
+  thread.clear();
+  thread.removeAttribute("data-state");
+  composer.open(id);
+  setTitle("");
+  document.body.removeAttribute("data-drawer");
+}
+
+/** Show the conversation *id*, as it is on the server. @param {string?} id */
+async function open(id) {
+  turnTo(id);
+  if (id) await reload({ first: true });
+  else draw();
+  if (matchMedia("(pointer: fine)").matches) composer.focusText();
+}
+
+/** Ask the server for the conversation again. @param {{first?: boolean}} [how] */
+async function reload({ first = false } = {}) {
+  const { key, id } = shown;
+  if (!id) return;
+  let conversation;
+  try {
+    conversation = await api.conversation(id);
+  } catch (error) {
+    if (key === shown.key && first) failedToOpen(/** @type {ApiError} */ (error));
+    return;
+  }
+  if (key !== shown.key) return;
+  shown.messages = new Map(conversation.messages.map((message) => [message.id, message]));
+  shown.leaf = conversation.leaf_id ?? conversation.messages.at(-1)?.id ?? null;
+  setTitle(conversation.title);
+  draw();
+  const running = branch(shown.messages, shown.leaf).findLast(({ status, generation_id }) => status === "running" && generation_id);
+  if (running) follow(running, null);
+  else composer.running = false;
+  if (first) thread.follow();
+}
+
+/** @param {ApiError} error */
+function failedToOpen(error) {
+  setTitle(error.status === 404 ? "Not found" : "");
+  const note = Object.assign(document.createElement("p"), { className: "answer__status", textContent: error.status === 404 ? "There is no such conversation, or it is not yours." : error.message });
+  thread.replaceChildren(note);
+  if (error.transient) setTimeout(() => thread.contains(note) && reload({ first: true }), 3000);
+}
+
+// Following an answer
+
+/** @param {Message} message @param {Record<string, any>?} request what it was asked with, if this page asked */
+function follow(message, request) {
+  unfollow();
+  following = { message, request, stream: null, abort: new AbortController() };
+  composer.running = true;
+  sidebar.update({ id: /** @type {string} */ (shown.id), running: true });
+  if (composer.streaming && "EventSource" in window) byStream(following);
+  else byRest(following);
+}
+
+function unfollow() {
+  following?.stream?.close();
+  following?.abort.abort();
+  following = null;
+  composer.connection(null);
+}
+
+/** @param {Following} mine @param {import("./answer.js").Event[]} events */
+function take(mine, events) {
+  if (mine !== following) return;
+  const answer = fold(events, mine.answer ?? fromMessage({ ...mine.message, content: "", reasoning: "" }));
+  mine.answer = answer;
+  const { text, status, phase, reasoning, sources, usage, finish_reason, error, metadata, model } = answer;
+  Object.assign(mine.message, { content: text, status, phase, reasoning, sources, usage, finish_reason, error, metadata, model });
+  thread.turnOf(mine.message.id)?.show(answer);
+  if (isTerminal(answer)) ended(mine);
+}
+
+/** @param {Following} mine */
+function ended(mine) {
+  if (mine !== following) return;
+  unfollow();
+  const id = /** @type {string} */ (shown.id);
+  sidebar.update({ id, running: false });
+  draw();
+  if (mine.message.status === "failed" || mine.message.status === "interrupted") composer.holdNext();
+  composer.running = false;
+  if (!shown.title) retitle(id);
+}
+
+/** A conversation has its name from its first question, made by the server. @param {string} id */
+async function retitle(id) {
+  await refreshList();
+  const title = sidebar.titleOf(id);
+  if (shown.id === id && title) setTitle(title);
+}
+
+/** @param {Following} mine */
+function byStream(mine) {
+  mine.stream = new AnswerStream(`/api/generations/${mine.message.generation_id}/events`, {
+    onEvent: (event) => take(mine, [event]),
+    onWait: (waiting) => mine === following && composer.connection(waiting),
+    onUnauthorized: async () => (await renew()) || (toSignIn(), false),
+    onDoubt: async () => {
+      const message = await stored(mine);
+      return !message ? "gone" : message.status === "running" ? "running" : "ended";
+    },
+    onGiveUp: (why) => {
+      if (mine !== following) return;
+      mine.stream = null;
+      if (why === "refused") {
+        composer.hint("Streams cannot be had here just now: the answer comes in one piece.");
+        byRest(mine);
+      } else settleWith(mine);
+    },
+  });
+}
+
+/** The whole answer in one piece, of the same generation: asked with the same requestId, or looked up until it is there. @param {Following} mine */
+async function byRest(mine) {
+  const { signal } = mine.abort;
+  try {
+    if (mine.request) {
+      const { message } = await api.whole({ ...mine.request, conversationId: shown.id }, signal);
+      if (message && mine === following) return finish(mine, message);
+    }
+  } catch (error) {
+    if (signal.aborted) return;
+  }
+  while (mine === following) {
+    const message = await stored(mine).catch(() => undefined);
+    if (message === null || (message && message.status !== "running")) return settleWith(mine);
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+}
+
+/** The answer as it is on the server, null if it is gone. @param {Following} mine @returns {Promise<Message | null>} */
+async function stored(mine) {
+  try {
+    const { messages } = await api.conversation(/** @type {string} */ (shown.id));
+    return messages.find(({ id }) => id === mine.message.id) ?? null;
+  } catch (error) {
+    if (error instanceof ApiError && error.status === 404) return null;
+    throw error;
+  }
+}
+
+/** @param {Following} mine */
+async function settleWith(mine) {
+  const message = await stored(mine).catch(() => null);
+  if (mine !== following) return;
+  if (message) return finish(mine, message);
+  unfollow();
+  composer.running = false;
+  reload({ first: true });
+  refreshList();
+}
+
+/** @param {Following} mine @param {Message} message */
+function finish(mine, message) {
+  Object.assign(mine.message, message);
+  thread.turnOf(mine.message.id)?.show(fromMessage(mine.message));
+  composer.hint("");
+  if (message.status !== "running") ended(mine);
+}
+
+// Asking
+
+/** @param {string} prompt */
+async function ask(prompt) {
+  const request = { message: prompt, model: composer.modelId, requestId: uuid() };
+  const now = new Date().toISOString();
+  const question = { id: `asking-${request.requestId}`, parent_id: shown.leaf, role: "user", content: prompt, status: "finished", created_at: now };
+  await begin(request, question, () => api.start({ modelId: request.model, prompt, chatId: shown.id ?? undefined, requestId: request.requestId }));
+}
+
+/** @param {string} id a question or an answer @returns {Promise<void>} */
+async function regenerate(id) {
+  const message = shown.messages.get(id);
+  const question = message?.role === "user" ? message : shown.messages.get(message?.parent_id ?? "");
+  if (!question || following) return;
+  const request = { message: question.content, model: composer.modelId, requestId: uuid() };
+  await begin(request, question, () => api.regenerate(id, { modelId: request.model, requestId: request.requestId }));
+}
+
+/** @param {string} id @param {string} content */
+async function edit(id, content) {
+  const old = shown.messages.get(id);
+  if (!old || following) return;
+  const request = { message: content, model: composer.modelId, requestId: uuid() };
+  const question = { ...old, id: `asking-${request.requestId}`, content };
+  await begin(request, question, () => api.edit(id, { content, modelId: request.model, requestId: request.requestId }));
+}
+
+/**
+ * Show the question at once, with an answer that waits; then have it begun, and follow it.
+ * @param {Record<string, any>} request @param {Message} question @param {() => Promise<any>} start
+ */
+async function begin(request, question, start) {
+  const { key, leaf } = shown;
+  const waiting = { id: `waiting-${request.requestId}`, parent_id: question.id, role: "assistant", content: "", status: "running", model: request.model, phase: "Sending" };
+  const asked = !shown.messages.has(question.id);
+  shown.messages.set(question.id, question);
+  shown.messages.set(waiting.id, waiting);
+  shown.leaf = waiting.id;
+  draw();
+  composer.running = true;
+  thread.follow();
+  let begun;
+  try {
+    begun = await start();
+  } catch (error) {
+    if (key !== shown.key) return;
+    shown.messages.delete(waiting.id);
+    if (asked) shown.messages.delete(question.id);
+    shown.leaf = leaf;
+    draw();
+    composer.holdNext();
+    composer.running = false;
+    if (asked) composer.write(question.content);
+    composer.hint(error instanceof ApiError ? fieldsOf(error) : String(error));
+    return;
+  }
+  if (key !== shown.key) return refreshList();
+  adopt(begun, question, waiting);
+  follow(waiting, request);
+  draw();
+  thread.follow();
+}
+
+/** What was shown ahead gets the ids that the server gave. @param {Record<string, any>} begun @param {Message} question @param {Message} waiting */
+function adopt({ chatId, conversationId, generationId, messageId, userMessageId }, question, waiting) {
+  const id = conversationId ?? chatId;
+  shown.messages.delete(waiting.id);
+  thread.rename(waiting.id, messageId);
+  if (question.id !== userMessageId && userMessageId) {
+    shown.messages.delete(question.id);
+    shown.messages.set(userMessageId, Object.assign(question, { id: userMessageId }));
+  }
+  Object.assign(waiting, { id: messageId, parent_id: question.id, generation_id: generationId, phase: null });
+    shown.messages.set(messageId, waiting);
+  shown.leaf = messageId;
+  const title = shown.title || question.content.replace(/\s+/g, " ").slice(0, 60);
+  if (!shown.id) {
+    shown.id = id;
+    history.pushState(null, "", `/c/${id}`);
+    composer.adopted(id);
+    setTitle(title);
+  }
+  sidebar.current = id;
+  sidebar.update({ id, title, running: true, updated_at: new Date().toISOString() });
+}
+
+/** @param {ApiError} error */
+function fieldsOf(error) {
+  const said = Object.values(error.fields ?? {}).flat();
+  return said.length ? said.join(" ") : error.message;
+}
+
+async function stop() {
+  const mine = following;
+  if (!mine || !shown.id) return;
+  try {
+    const { message } = await api.stop(shown.id);
+    // The stream brings the end itself; without one this answer does.
+    if (mine === following && !mine.stream && message) finish(mine, message);
+  } catch (error) {
+    composer.hint(error instanceof ApiError ? error.message : "");
+  }
+}
+
+/** Turn to the sibling *step* places on. @param {string} id @param {number} step */
+function turnPage(id, step) {
+  const message = shown.messages.get(id);
+  if (!message || !shown.id) return;
+  const all = siblings(shown.messages, message);
+  const other = all[all.indexOf(message) + step];
+  if (!other) return;
+  unfollow();
+  shown.leaf = newestLeaf(shown.messages, other.id);
+  composer.running = false;
+  draw();
+  api.change(shown.id, { leaf_id: shown.leaf }).catch(() => {});
+  const leaf = shown.messages.get(shown.leaf);
+  if (leaf?.status === "running" && leaf.generation_id) follow(leaf, null);
+}
+
+async function refreshList() {
+  listed = Date.now();
+  await sidebar.load().catch(() => {});
+}
+
+// What is pressed
+
+addEventListener("chat-ask", (event) => ask(event.detail.prompt));
+addEventListener("chat-stop", stop);
+addEventListener("chat-try-now", () => following?.stream?.retryNow());
+addEventListener("chat-act", (event) => {
+  const { act, id, step, content } = event.detail;
+  if (act === "regenerate") regenerate(id);
+  else if (act === "turn-to") turnPage(id, step);
+  else if (act === "edit") edit(id, content);
+});
+addEventListener("chat-open", (event) => go(`/c/${event.detail.id}`));
+addEventListener("chat-new", () => go("/"));
+addEventListener("chat-drawer", () => drawer(true));
+addEventListener("chat-renamed", (event) => event.detail.id === shown.id && setTitle(event.detail.title));
+addEventListener("chat-removed", (event) => event.detail.id === shown.id && go("/"));
+addEventListener("popstate", () => open(idIn(location.pathname)));
+addEventListener("keydown", (event) => {
+  if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") (event.preventDefault(), drawer(true), sidebar.focusSearch());
+  else if (event.key === "Escape" && document.body.dataset.drawer) drawer(false);
+});
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && Date.now() - listed > FRESH_MS) refreshList();
+});
+document.addEventListener("click", (event) => {
+  const button = /** @type {Element} */ (event.target).closest("[data-act]");
+  const act = button?.getAttribute("data-act");
+  if (act === "open-drawer") drawer(true);
+  else if (act === "close-drawer") drawer(false);
+  else if (act === "conversation-menu" && shown.id) sidebar.menu(shown.id, /** @type {HTMLElement} */ (button));
+  else if (act === "starter") composer.write(button?.querySelector(".empty__prompt")?.textContent ?? "");
+  else if (act === "sign-out") api.logout().finally(() => location.assign("/sign-in"));
+});
+
+/** @param {boolean} open */
+function drawer(open) {
+  if (open && matchMedia("(width < 64rem)").matches) {
+    document.body.dataset.drawer = "open";
+    /** @type {HTMLElement | null} */ (sidebar.querySelector("a, input"))?.focus();
+  } else if (document.body.dataset.drawer) {
+    document.body.removeAttribute("data-drawer");
+    /** @type {HTMLElement | null} */ (document.querySelector('[data-act="open-drawer"]'))?.focus();
+  }
+}
+
+/** @param {string} path */
+function go(path) {
+  if (path !== location.pathname) history.pushState(null, "", path);
+  open(idIn(path));
+}
+
+/** @param {string} path */
+function idIn(path) {
+  return path.match(/^\/c\/([\da-f-]{36})$/i)?.[1] ?? null;
+}
+
+composer.maxChars = boot.max_message_chars;
+open(idIn(location.pathname));
+refreshList();
+api.models().then(({ models, default: fallback }) => composer.setModels(models, fallback), () => composer.setModels([], null));
