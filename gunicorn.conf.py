@@ -1,0 +1,127 @@
+"""How gunicorn runs the site: workers, limits, the built-in model's process. See docs/running.md.
+
+gunicorn reads this file again at every reload, so nothing is kept in its globals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import resource
+import signal
+import socket
+import time
+from typing import Any
+
+from gunicorn import util
+
+from chatapp import cli, local_model
+from chatapp.settings import ROOT, Settings
+
+settings = Settings.load()
+
+MAX_OPEN_FILES = 65_536
+FILES_BESIDE_STREAMS = 128  # database, listening sockets, the model APIs' idle connections
+LOADING_SECONDS = 15.0  # what the built-in model may take before the site is called ready without it
+DRAINED_BYTES, DRAIN_SECONDS = 4 * 1024 * 1024, 2.0
+
+
+def open_files() -> int:
+    """Return how many files a worker may have open, after raising the limit (often 1,024) as far as is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
+
+
+wsgi_app = "wsgi:app"
+chdir = str(ROOT)
+pythonpath = str(ROOT)
+bind = settings.bind
+workers = settings.workers
+worker_class = "gevent"
+# a stream is a connection here and one more to a model; at the limit new requests would hang without an answer
+worker_connections = max(100, min(10_000, (open_files() - FILES_BESIDE_STREAMS) // 2))
+backlog = 2048
+preload_app = False  # it would import the application before the worker's patches
+max_requests = 0  # with one worker a restart on count is an outage while long streams run
+
+timeout = 30  # seconds that one greenlet may hold a worker's loop before the worker is ended
+graceful_timeout = 8  # shorter than the 10 s that `docker stop` waits; streams are resumed elsewhere anyway
+keepalive = 2  # an idle kept connection counts as busy in a drain
+limit_request_line = 8190  # gunicorn's highest: the application itself refuses what is too long for it
+forwarded_allow_ips = "127.0.0.1,::1"
+control_socket_disable = True  # by default gunicorn opens one in the user's home
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a worker's heartbeat must not wait for a disk
+
+loglevel = "warning"  # one line says that the site is ready; gunicorn's own would hide it
+accesslog = None
+errorlog = "-"
+
+CODES = {
+    403: ("forbidden", "You may not do this."),
+    414: ("uri_too_long", "The address is too long. Send a long message in the body of POST /api/v1/ai/chat."),
+    431: ("payload_too_large", "The headers of the request are too large."),
+    500: ("internal_error", "Something went wrong on the server. Try again in a moment."),
+}
+
+
+def write_error(sock: socket.socket, status: int, reason: str, mesg: str) -> None:
+    """Answer what never reached the application in the same form as the application does.
+
+    A client that is still writing would get a reset in place of the answer, so its rest is read and dropped.
+    """
+    code, message = CODES.get(status, ("validation_error", "The request is not valid HTTP."))
+    body = json.dumps({"error": {"code": code, "message": message}})
+    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    with contextlib.suppress(OSError):
+        sock.settimeout(DRAIN_SECONDS)
+        sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        sock.shutdown(socket.SHUT_WR)
+        left, deadline = DRAINED_BYTES, time.monotonic() + DRAIN_SECONDS
+        while left > 0 and time.monotonic() < deadline and (dropped := len(sock.recv(65_536))):
+            left -= dropped
+
+
+util.write_error = write_error
+
+
+def is_worth_a_line(record: logging.LogRecord) -> bool:
+    """A reader who takes nothing is let go by a time-out on their socket: that is the plan, not an error."""
+    return not (record.exc_info and isinstance(record.exc_info[1], TimeoutError))
+
+
+def on_starting(server: Any) -> None:
+    server.log.error_log.addFilter(is_worth_a_line)
+    server.local_model = local_model.start(settings)
+
+
+def post_worker_init(worker: Any) -> None:
+    import gevent
+
+    # Ctrl-C reaches the whole group, and the master answers it by ending the workers: once is enough
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    site = worker.wsgi.extensions["chatapp"]
+    site.open()
+    if worker.age == 1:
+        gevent.spawn(say_ready, worker, site)
+
+
+def say_ready(worker: Any, site: Any) -> None:
+    import gevent
+
+    url = os.environ.get(local_model.URL_VARIABLE)
+    deadline = time.monotonic() + LOADING_SECONDS
+    while url and time.monotonic() < deadline and not local_model.answers(url):
+        gevent.sleep(0.05)
+    port = worker.sockets[0].getsockname()[1]
+    print(cli.ready_line(settings, port, [model.id for model in site.models()]), flush=True)
+
+
+def on_exit(server: Any) -> None:
+    if server.local_model is not None:
+        server.local_model.stop()
