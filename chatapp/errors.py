@@ -145,6 +145,12 @@ class Interrupted(ProviderError):
     default_message = "The model stopped before the end. What it wrote is kept."
 
 
+def of_answer(code: str, message: str) -> AppError:
+    """Return the error that an answer ended with as one that a request can end with."""
+    kinds = [ProviderError, ProviderTimeout, ProviderRateLimited, ModelNotFound, AnswerTooLarge, Interrupted]
+    return next((kind for kind in kinds if kind.code == code), ProviderError)(message)
+
+
 class SettingsError(Exception):
     """A setting has a wrong value; the text names the variable and says what it takes."""
 

@@ -35,7 +35,6 @@ def token(event: Token) -> Iterator[Frame]:
 def finished(event: Finished) -> Iterator[Frame]:
     message = event.message
     yield named("message", id=message["id"], role="assistant", content=message["content"])
-    yield named("typing", isTyping=False)
     yield named("done")
 
 

@@ -90,7 +90,7 @@ def edit(headers: dict[str, Any], body: dict[str, Any], message_id: object) -> d
 @blueprint.arguments(shapes.IdempotencyHeader, location="headers")
 @blueprint.arguments(shapes.Chat)
 @blueprint.response(200, shapes.ChatAnswer)
-@blueprint.fails(401, 403, 404, 413, 415, 503)
+@blueprint.fails(401, 403, 404, 413, 415, 429, 502, 503, 504)
 def chat(headers: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
     """Ask and wait for the whole answer; with the key of a start it follows that same answer"""
     if body["projectId"] is not None:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from chatapp.answer import RUNNING
 from chatapp.database import db, session_of, utcnow, writing
-from chatapp.errors import Conflict, NotFound, Overloaded, RateLimited, SessionExpired
+from chatapp.errors import Conflict, NotFound, Overloaded, RateLimited, SessionExpired, of_answer
 from chatapp.eventlog import LogExpired, LogGone
 from chatapp.models import accounts, conversations, generations
 from chatapp.models.accounts import User
@@ -152,9 +152,15 @@ def owned(user: User, generation_id: str) -> Generation:
 
 
 def answer(generation: Generation) -> Message:
-    """Wait until the generation has ended and return its message; the time is bounded by the runner's deadlines."""
+    """Wait until the generation has ended and return its message; the time is bounded by the runner's deadlines.
+
+    An answer that failed before its first word is raised as its error.
+    """
     wait(generation.id, seconds=site().settings.total_seconds + 60)
-    return stored(generation.message_id)
+    message = stored(generation.message_id)
+    if message.error and not message.content:
+        raise of_answer(message.error["code"], message.error["message"])
+    return message
 
 
 def stop(user: User, conversation_id: str) -> Message | None:

@@ -1,0 +1,67 @@
+"""What all tests share: model servers that can fail, and a site that asks them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.fake_models import FakeModels
+from tests.support.site import Client, Site
+
+
+@pytest.fixture(scope="session")
+def fake_models() -> Iterator[FakeModels]:
+    """Model APIs on a real socket; the model's name is the scenario."""
+    with FakeModels() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def model_environ(fake_models: FakeModels) -> dict[str, str]:
+    """Settings that make a site ask the fake model APIs, with short deadlines."""
+    return {
+        "OPENAI_BASE_URL": f"{fake_models.url}/v1",
+        "OPENAI_API_KEY": "sk-canary-openai",
+        "ANTHROPIC_BASE_URL": fake_models.url,
+        "ANTHROPIC_API_KEY": "sk-canary-anthropic",
+        "OLLAMA_HOST": fake_models.url,
+        "CHATAPP_REGISTRATION": "open",
+        "CHATAPP_FIRST_EVENT_SECONDS": "3",
+        "CHATAPP_IDLE_SECONDS": "2",
+    }
+
+
+@pytest.fixture(scope="session")
+def new_site(tmp_path_factory: pytest.TempPathFactory, model_environ: dict[str, str]) -> Iterator[Callable[..., Site]]:
+    """Make sites, started, with settings of their own; they are stopped at the end."""
+    made: list[Site] = []
+
+    def make(**environ: str) -> Site:
+        site = Site(Path(tmp_path_factory.mktemp("site")), **{**model_environ, **environ})
+        made.append(site)
+        site.start()
+        return site
+
+    yield make
+    for site in made:
+        site.stop()
+
+
+@pytest.fixture(scope="session")
+def site(new_site: Callable[..., Site]) -> Site:
+    """A site with one worker and open registration; shared, so tests make users of their own and never stop it."""
+    return new_site()
+
+
+@pytest.fixture
+def ada(site: Site) -> Client:
+    """Somebody who is signed in."""
+    return site.new_user("Ada")
+
+
+@pytest.fixture
+def bob(site: Site) -> Client:
+    """Somebody else."""
+    return site.new_user("Bob")
