@@ -13,6 +13,8 @@ import { Lexer } from "../vendor/marked-18.2.1.js";
 
 const MAX_INLINE = 12_000; // marked's emphasis rules are quadratic: a longer run of prose is shown as it is
 const MAX_DEPTH = 40; // blocks in blocks
+const MAX_MARK = 300; // longer is no mark, no address
+const MAX_OPEN_CODE = 160; // a backtick that stands alone for longer is just one
 
 const ENTITIES = {
   amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0", ensp: "\u2002", emsp: "\u2003", thinsp: "\u2009",
@@ -129,10 +131,20 @@ function prose(name, ...children) {
   return node;
 }
 
+/** One of the page's own icons. @param {string} name */
+export function drawing(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("class", "icon");
+  svg.setAttribute("aria-hidden", "true");
+  svg.append(document.createElementNS(svg.namespaceURI, "use"));
+  svg.firstElementChild?.setAttribute("href", `#i-${name}`);
+  return svg;
+}
+
 /** @param {string} text @param {string} info */
 function codeBlock(text, info) {
   const language = info.trim().split(/\s/)[0].slice(0, 30);
-  const copy = element("button", "code__copy", "Copy");
+  const copy = element("button", "code__copy", drawing("copy"), "Copy");
   copy.setAttribute("type", "button");
   copy.dataset.act = "copy-code";
   const code = element("code", "", text);
@@ -182,27 +194,61 @@ function lex(source, links) {
 export function settle(text) {
   const lineStart = text.lastIndexOf("\n") + 1;
   const line = text.slice(lineStart);
-  const fences = text.match(/^ {0,3}(?:[-*+] |\d+[.)] )?\s*(```+|~~~+)/gm);
-  if (fences && fences.length % 2) return /^\s*[`~]+$/.test(line) ? text.slice(0, lineStart) : text; // in a code block
-  if (/^[\s>]*(?:[-*_=+#~`|:\s]+|\d{1,9}[.)]?)$/.test(line)) text = text.slice(0, lineStart);
-  const block = text.slice(Math.max(0, text.lastIndexOf("\n\n")));
-  if (/^\s*\|[^\n]*(?:\n[\s|:-]*)?$/.test(block)) return text.slice(0, text.length - block.trimStart().length);
-  return text + closers(text.slice(text.lastIndexOf("\n\n") + 1));
+  const fences = text.match(/^ {0,3}(?:[-*+] |\d{1,9}[.)] )?[ \t]*(?:```|~~~)/gm);
+  if (fences && fences.length % 2) return line.length < MAX_MARK && /^\s*[`~]+$/.test(line) ? text.slice(0, lineStart) : text; // in a code block
+  if (line.length < MAX_MARK && /^[\s>]*(?:[-*_=+#~`|:\s]+|\d{1,9}[.)]?)$/.test(line)) text = text.slice(0, lineStart);
+  const block = text.slice(text.lastIndexOf("\n\n") + 1).trimStart();
+  if (block.startsWith("|") && /^\|[^\n]*(?:\n[ |:-]*)?$/.test(block)) return text.slice(0, text.length - block.length);
+  const trimmed = text.trimEnd();
+  let end = trimmed.length;
+  while (end > 0 && "*~`".includes(trimmed[end - 1]) && trimmed[end - 2] !== "\\") end -= 1;
+  const bare = text.slice(0, end);
+  return block.length > MAX_INLINE ? text : bare + closers(bare.slice(-block.length)) + text.slice(trimmed.length);
 }
 
 /** What closes the emphasis, code and link that *text* leaves open. @param {string} text */
 function closers(text) {
-  const bare = text.replace(/\\./g, "  ").replace(/(`+)[^`](?:[\s\S]*?[^`])?\1(?!`)/g, (code) => " ".repeat(code.length));
-  const tick = bare.match(/(`+)[^`]*$/);
-  if (tick) return /`$/.test(bare) ? "" : tick[1];
-  const target = bare.match(/\[[^\[\]\n]*\]\([^)\s]*$/) ? ")" : "";
   /** @type {string[]} */
   const open = [];
-  for (const [mark] of bare.replace(/^\s*[*+-]\s/gm, "  ").matchAll(/(?<=[\s(]|^)\*{1,3}(?=\S)|(?<=\S)\*{1,3}|~~/g)) {
-    if (open.at(-1) === mark) open.pop();
-    else if (!(mark === "*" && open.length === 0 && !/(?:^|[\s(])\*(?=[^\s*])[^*]*$/.test(bare))) open.push(mark);
+  for (let at = 0; at < text.length; at++) {
+    const char = text[at];
+    if (char === "\\") at += 1;
+    else if (char === "`") {
+      const mark = run(text, at);
+      const end = closing(text, mark, at + mark.length);
+      if (end < 0 && text.length - at < MAX_OPEN_CODE) return mark + open.reverse().join("");
+      if (end >= 0) at = end + mark.length - 1;
+      else at += mark.length - 1;
+    } else if (char === "*" || char === "~") {
+      const mark = run(text, at);
+      const [before, after] = [text[at - 1] ?? " ", text[at + mark.length] ?? " "];
+      let left = /\s/.test(before) ? 0 : mark.length;
+      for (let top = open.at(-1); left && top?.[0] === char && top.length <= left; top = open.at(-1)) left -= open.pop()?.length ?? 0;
+      const unused = left === mark.length || left === 0 && /\s/.test(before);
+      if (unused && /\S/.test(after) && /[\s(["'“‘—:]/.test(before) && mark.length <= 3 && (char === "*" || mark === "~~")) open.push(mark);
+      at += mark.length - 1;
+    } else if (char === "]" && text[at + 1] === "(" && !/[)\s]/.test(text.slice(at + 2, at + 2 + MAX_MARK)) && text.length - at < MAX_MARK) {
+      return ")" + open.reverse().join("");
+    }
   }
-  return /[*~\s]$/.test(bare) ? "" : target + open.reverse().join("");
+  return open.reverse().join("");
+}
+
+/** The run of one character at *at*. @param {string} text @param {number} at */
+function run(text, at) {
+  let end = at;
+  while (text[end] === text[at]) end += 1;
+  return text.slice(at, end);
+}
+
+/** Where a run just like *mark* begins, -1 if nowhere. @param {string} text @param {string} mark @param {number} from */
+function closing(text, mark, from) {
+  for (let at = text.indexOf("`", from); at >= 0; at = text.indexOf("`", at)) {
+    const found = run(text, at);
+    if (found === mark) return at;
+    at += found.length;
+  }
+  return -1;
 }
 
 /** Make *old* like *fresh*, keeping what is alike. @param {Node} old @param {Node} fresh @returns {Node} */
@@ -242,6 +288,7 @@ export class MarkdownView {
   #root;
   #caret = element("span", "caret");
   #shown = "";
+  #final = false; // coloured, hence never changed in place
   #links = {};
   #doneChars = 0; // of the text, what is final
   #doneNodes = 0; // and its nodes
@@ -255,8 +302,9 @@ export class MarkdownView {
   /** Show *text*, which is usually the last one and more. @param {string} text @param {boolean} [growing] */
   update(text, growing = false) {
     const source = text.includes("\r") ? text.replace(/\r\n?/g, "\n") : text;
-    if (!source.startsWith(this.#shown)) this.#clear();
-    this.#shown = source;
+    if (this.#final && source === this.#shown) return;
+    if (this.#final || !source.startsWith(this.#shown)) this.#clear();
+    [this.#shown, this.#final] = [source, !growing];
     this.#caret.remove();
     const open = source.slice(this.#doneChars);
     const tokens = lex(growing ? settle(open) : open, this.#links);
@@ -272,6 +320,15 @@ export class MarkdownView {
     const prefix = tokens.slice(0, Math.max(0, last)).map(({ raw }) => raw).join("");
     if (open.startsWith(prefix)) [this.#doneChars, this.#doneNodes] = [this.#doneChars + chars, this.#doneNodes + count];
     if (growing) this.#place();
+    else this.#colour();
+  }
+
+  /** The text is whole: nothing will be changed in place any more. */
+  async #colour() {
+    const codes = /** @type {NodeListOf<HTMLElement>} */ (this.#root.querySelectorAll(".code code"));
+    if (!codes.length) return;
+    const { highlight } = await import("./highlight.js");
+    for (const code of codes) highlight(code);
   }
 
   #clear() {

@@ -255,20 +255,16 @@ async function copy(button, text) {
     area.remove();
     button.focus();
   }
-  const [use, label] = [button.querySelector("use"), use_label(button)];
+  const [use, word] = [button.querySelector("use"), button.lastChild];
+  const said = word instanceof Text ? word.data : "";
   button.dataset.done = "";
   use?.setAttribute("href", "#i-check");
-  if (label) button.textContent = "Copied";
+  if (said === "Copy") /** @type {Text} */ (word).data = "Copied";
   setTimeout(() => {
     delete button.dataset.done;
     use?.setAttribute("href", "#i-copy");
-    if (label) button.textContent = label;
+    if (said === "Copy") /** @type {Text} */ (word).data = "Copy";
   }, 1600);
-}
-
-/** @param {HTMLElement} button */
-function use_label(button) {
-  return button.querySelector("svg") ? "" : "Copy";
 }
 
 customElements.define("chat-turn", ChatTurn);

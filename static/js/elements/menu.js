@@ -4,6 +4,7 @@
  *
  * @typedef {{id: string, name: string, note?: string, icon?: string, selected?: boolean, danger?: boolean}} Row
  */
+import { drawing } from "../markdown.js";
 
 const SEARCH_FROM = 8; // so many rows are found faster by typing
 const GAP = 8;
@@ -81,17 +82,6 @@ function sentence(text) {
   node.className = "menu__say";
   node.textContent = text;
   return node;
-}
-
-/** @param {string} name */
-function drawing(name) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("class", "icon");
-  svg.setAttribute("aria-hidden", "true");
-  const use = document.createElementNS(svg.namespaceURI, "use");
-  use.setAttribute("href", `#i-${name}`);
-  svg.append(use);
-  return svg;
 }
 
 /** @param {HTMLElement} list @param {string} label */
