@@ -65,8 +65,9 @@ RULES = (
          "The account at {api.title} has no credit left. Check its billing.", False),
     Rule({403}, "", ProviderError, "{api.title} does not let this site use {model}.", False),
     Rule({400, 413, 422, 500}, TOO_LONG, PromptTooLong,
-         "The conversation is too long for {model}. Start a new one, or choose a model that takes more.", False),
-    Rule({413}, "", PromptTooLong, "The conversation is too long for {model}. Start a new one.", False),
+         "{api.title} says that the conversation is too long for {model}. Start a new one, or choose a model "
+         "that takes more.", False),
+    Rule({413}, "", PromptTooLong, "{api.title} says that the conversation is too long for {model}. Start a new one.", False),
     Rule({400}, r"prefill|continue_final_message", ProviderError,
          "{api.title} cannot go on from the begun answer with {model}. Ask again instead.", False),
     Rule({400, 422}, NO_MODEL, ModelNotFound, "{api.title} has no model {model}. {missing}", False),

@@ -11,8 +11,10 @@ failure of the network, and every way out closes the socket.
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +28,6 @@ import orjson
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.exceptions import InvalidHeader
 from urllib3.exceptions import NameResolutionError
 
 from chatapp.errors import Interrupted, ProviderError, ProviderTimeout
@@ -35,6 +36,7 @@ from chatapp.providers import _failures
 READ_BYTES = 64 * 1024
 MAX_ERROR_BYTES = 64 * 1024  # more than any API says about an error
 MAX_LIST_BYTES = 8 * 1024 * 1024
+SENDABLE = re.compile(r"[\x20-\x7e]*")  # as a header's value, RFC 9110 5.5
 LIST_CONNECT_SECONDS = 1.5
 LIST_SECONDS = 3.0  # a page waits for the list of models
 
@@ -99,6 +101,8 @@ def call(
 
     Raises ProviderError for any status but 200. The connection is closed at the end.
     """
+    if not all(SENDABLE.fullmatch(value) for value in api.headers.values()):
+        raise ProviderError(api.key_refused, retryable=False)  # requests would show the key
     headers = {"Accept-Encoding": "identity", "Connection": "close", **api.headers}
     if body is not None:
         headers["Content-Type"] = "application/json"
@@ -113,9 +117,8 @@ def call(
                 stream=True,
                 allow_redirects=False,
             )
-        except (InvalidHeader, UnicodeError):
-            raise ProviderError(api.key_refused, retryable=False) from None  # the exception's text holds the key
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, UnicodeError) as error:
+            let_go(error)
             raise unreachable(api, error) from error
         try:
             if response.status_code != 200:
@@ -212,6 +215,13 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         yield error
         inner = getattr(error, "reason", None) or next(iter(error.args), None)
         error = inner if isinstance(inner, BaseException) else None
+
+
+def let_go(error: BaseException | None) -> None:
+    """Free what the failed call's frames hold: a response whose headers were refused keeps its socket open."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def unreadable(api: Api) -> ProviderError:

@@ -707,6 +707,7 @@ class Server:
         log: dict[str, Any] = {
             "api": api.name,
             "model": model,
+            "client": connection.sock.getpeername()[1],
             "headers": {name: masked(name, value) for name, value in headers.items()},
             "messages": messages,
             "params": {name: value for name, value in body.items() if name not in ("messages", "system")},
@@ -786,7 +787,7 @@ class FakeModels:
     def log(self, model: str | None = None) -> list[dict[str, Any]]:
         """Return the calls so far, oldest first, of all models or of one.
 
-        Each: {api, model, headers (keys masked), messages, params, started, ended, tokens, disconnected,
+        Each: {api, model, client (its port), headers (keys masked), messages, params, started, ended, tokens, disconnected,
         closed_after}; times in seconds since 1970, `closed_after` in seconds since `started`.
         """
         with urllib.request.urlopen(f"{self.url}/_log", timeout=10) as response:
