@@ -58,9 +58,10 @@ Piece = Reasoning | Token | Usage | End
 
 
 class Provider(Protocol):
-    """A model API."""
+    """A model API. `can_continue`: it goes on from a request's `prefix` instead of beginning the answer again."""
 
     name: str
+    can_continue: bool
 
     def models(self) -> list[Model]:
         """Return the models it has now. Raises ProviderError if it does not answer; waits at most a few seconds."""

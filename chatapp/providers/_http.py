@@ -23,7 +23,6 @@ from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
-import certifi
 import orjson
 import requests
 import urllib3
@@ -80,12 +79,17 @@ class Adapter(HTTPAdapter):
 def tls_context() -> ssl.SSLContext:
     """Return what certificates are checked by: the machine's authorities and Mozilla's."""
     context = ssl.create_default_context()
-    context.load_verify_locations(certifi.where())
+    context.load_verify_locations(requests.certs.where())
     return context
 
 
+class OneCall(requests.Session):
+    def get_redirect_target(self, resp: Any) -> None:
+        """Say that there is none: requests reads a redirect's whole body, of any size, even if it is not to follow it."""
+
+
 def session(api: Api) -> requests.Session:
-    made = requests.Session()
+    made = OneCall()
     made.trust_env = False  # neither a proxy nor a password from the environment
     made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
     secure = api.base_url.startswith("https:")
@@ -166,8 +170,10 @@ def read_json(api: Api, path: str) -> Any:
 
 
 def error_body(api: Api, response: requests.Response) -> bytes:
-    """Return the beginning of an error's body, which is read for what it means and never shown."""
+    """Return the beginning of an error's JSON, which is read for what it means and never shown; b"" for other kinds."""
     body = bytearray()
+    if "json" not in response.headers.get("Content-Type", "").lower():
+        return b""
     try:
         for block in blocks(api, response):
             body += block

@@ -338,3 +338,19 @@ def test_rubbish_instead_of_http_is_an_error_of_the_provider(reply: bytes) -> No
     port, thread = serve_once(answer)
     failure(providers.load(settings_for(f"http://127.0.0.1:{port}"))["openai"], "echo")
     thread.join()
+
+
+@pytest.mark.parametrize("status", [b"302 Found", b"502 Bad Gateway"])
+def test_a_body_that_says_nothing_is_not_waited_for(status: bytes) -> None:
+    head = b"\r\nLocation: http://169.254.169.254/\r\nContent-Type: text/html\r\nContent-Length: 100000\r\n\r\n"
+
+    def answer(client: socket.socket) -> None:
+        client.recv(65536)
+        client.sendall(b"HTTP/1.1 " + status + head)
+        while client.recv(65536):  # the connection stays open until the other side closes it
+            pass
+
+    port, thread = serve_once(answer)
+    error = failure(providers.load(settings_for(f"http://127.0.0.1:{port}"))["openai"], "echo").error
+    assert error.code == "provider_unavailable"
+    thread.join()
