@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import ForeignKey, String, delete, func, select, update
+from sqlalchemy import ForeignKey, String, delete, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from chatapp.database import Base, utcnow
@@ -76,8 +76,9 @@ def by_email(session: Session, email: str) -> User | None:
     return session.scalar(select(User).where(User.email == email))
 
 
-def count(session: Session) -> int:
-    return session.scalar(select(func.count()).select_from(User)) or 0
+def is_empty(session: Session) -> bool:
+    """Say whether nobody has an account; the built-in user, whom nobody can sign in as, does not count."""
+    return session.scalar(select(User.id).where(User.email != BUILT_IN_EMAIL).limit(1)) is None
 
 
 def signed_in(session: Session, user_id: str, sign_in_id: str) -> User | None:
@@ -95,7 +96,7 @@ def revoke(session: Session, sign_in_id: str) -> None:
 
 def failures(session: Session, key: str, *, within_seconds: float) -> tuple[int, datetime | None]:
     """Return how many failures in a row *key* has, and when the last was; old ones do not count."""
-    row = session.get(Attempts, key)
+    row = session.get(Attempts, key, populate_existing=True)
     if row is None or row.last_at < utcnow() - timedelta(seconds=within_seconds):
         return 0, None
     return row.failures, row.last_at

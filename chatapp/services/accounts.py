@@ -8,16 +8,17 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
-import gevent
+from gevent.threadpool import ThreadPool
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from chatapp.database import db, utcnow, writing
-from chatapp.errors import Conflict, Forbidden, NotFound, RateLimited, Unauthorized
+from chatapp.errors import Conflict, Forbidden, NotFound, RateLimited, Unauthorized, ValidationFailed
 from chatapp.models import accounts
 from chatapp.models.accounts import ADMIN, BUILT_IN_EMAIL, MEMBER, Invite, SignIn, User
 from chatapp.services import site
@@ -28,7 +29,9 @@ INVITE_DAYS = 7
 FREE_TRIES = 5  # failures in a row before an e-mail has to wait
 FREE_TRIES_PER_ADDRESS = 20  # an office shares one
 MAX_WAIT_SECONDS = 900
+MAX_EMAIL_CHARS = 320
 FORGET_SECONDS = 3600.0
+HASHING_THREADS = 2  # a rush of sign-ins must leave memory and processor to streams
 HASH_METHOD = "scrypt:32768:8:1"  # OWASP's advice for scrypt; about 0.1 s and 32 MiB
 DUMMY_HASH = (
     "scrypt:32768:8:1$0$00000000000000000000000000000000000000000000000000000000000000000000000000000000"
@@ -47,8 +50,15 @@ class Grant:
 
 
 def off_loop(function: Callable[..., Any], *args: Any) -> Any:
-    """Return function(*args), computed in a thread of its own while other greenlets run."""
-    return gevent.get_hub().threadpool.apply(function, args)
+    """Return function(*args), computed in a thread while other greenlets run; no database connection is held meanwhile."""
+    db.session.commit()
+    return hashing_threads().apply(function, args)
+
+
+@cache
+def hashing_threads() -> ThreadPool:
+    """Return threads of their own: the hub's resolve names too, and a model must not wait behind a hundred passwords."""
+    return ThreadPool(HASHING_THREADS)
 
 
 def hash_password(password: str) -> str:
@@ -58,21 +68,23 @@ def hash_password(password: str) -> str:
 
 def is_first() -> bool:
     """Say whether nobody has an account yet: then the next one becomes the admin."""
-    return accounts.count(db.session()) == 0
+    return accounts.is_empty(db.session())
 
 
 def register(email: str, password: str, *, name: str | None, invite: str | None) -> Grant:
     """Make an account and sign it in. The first one is the admin; later ones need what the settings say.
 
-    Raises Forbidden, Conflict.
+    Raises Forbidden, Conflict, ValidationFailed.
     """
+    if email == BUILT_IN_EMAIL:
+        raise ValidationFailed(fields={"email": ["This address belongs to the site itself."]})
     mode = site().settings.registration
     if not is_first():  # refused before the costly hash; decided again inside the transaction
         check_admission(db.session(), mode, email, invite)
     hashed = hash_password(password)
     try:
         with writing() as session:
-            first = accounts.count(session) == 0
+            first = accounts.is_empty(session)
             invitation = None if first else check_admission(session, mode, email, invite)
             if accounts.by_email(session, email) is not None:
                 raise Conflict("There is an account with this e-mail already.")
@@ -105,27 +117,29 @@ def check_admission(session: Session, mode: str, email: str, invite: str | None)
 
 def login(email: str, password: str, *, address: str) -> Grant:
     """Sign in. A wrong password and an unknown e-mail answer alike, in the same time. Raises Unauthorized, RateLimited."""
-    email = email.strip().lower()
+    email = email.strip().lower()[:MAX_EMAIL_CHARS]
     keys = {f"email:{email}": FREE_TRIES, f"address:{address}": FREE_TRIES_PER_ADDRESS}
-    for key, free in keys.items():
-        check_wait(key, free)
+    check_waits(db.session(), keys)
     user = accounts.by_email(db.session(), email)
-    db.session.commit()
     known = user is not None and user.disabled_at is None
-    matches = off_loop(check_password_hash, user.password_hash if user else DUMMY_HASH, password)
-    if not (known and matches):
-        with writing() as session:
-            failed = [accounts.record_failure(session, key, within_seconds=FORGET_SECONDS) for key in keys]
-        raise Unauthorized(WRONG, tries_left=max(0, FREE_TRIES - failed[0]))
-    assert user is not None
+    matches = off_loop(check_password_hash, (user and user.password_hash) or DUMMY_HASH, password)
     with writing() as session:
-        accounts.forgive(session, f"email:{email}")
-        return sign_in(session, user)
+        check_waits(session, keys)  # again: of many tries at once all were let in before the first had failed
+        if user is not None and known and matches:
+            accounts.forgive(session, f"email:{email}")
+            return sign_in(session, user)
+        failed = [accounts.record_failure(session, key, within_seconds=FORGET_SECONDS) for key in keys]
+    raise Unauthorized(WRONG, tries_left=max(0, FREE_TRIES - failed[0]))
 
 
-def check_wait(key: str, free: int) -> None:
+def check_waits(session: Session, keys: dict[str, int]) -> None:
+    for key, free in keys.items():
+        check_wait(session, key, free)
+
+
+def check_wait(session: Session, key: str, free: int) -> None:
     """Raise RateLimited while *key* has to wait: twice as long with each failure past the free ones."""
-    failed, last = accounts.failures(db.session(), key, within_seconds=FORGET_SECONDS)
+    failed, last = accounts.failures(session, key, within_seconds=FORGET_SECONDS)
     if failed < free or last is None:
         return
     seconds = min(MAX_WAIT_SECONDS, 2 ** min(failed - free + 1, 20))
