@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 import orjson
 import requests
 import urllib3
+from requests import certs
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import NameResolutionError
 
@@ -79,7 +80,7 @@ class Adapter(HTTPAdapter):
 def tls_context() -> ssl.SSLContext:
     """Return what certificates are checked by: the machine's authorities and Mozilla's."""
     context = ssl.create_default_context()
-    context.load_verify_locations(requests.certs.where())
+    context.load_verify_locations(certs.where())
     return context
 
 
