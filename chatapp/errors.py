@@ -145,10 +145,18 @@ class Interrupted(ProviderError):
     default_message = "The model stopped before the end. What it wrote is kept."
 
 
+ENDINGS: dict[str, type[AppError]] = {
+    "storage": Overloaded,
+    **{kind.code: kind for kind in (AppError, ProviderError, ProviderTimeout, ModelNotFound, PromptTooLong)},
+}
+RATE_LIMITED_SECONDS = 10  # where the model API's own time is not known any longer
+
+
 def of_answer(code: str, message: str) -> AppError:
-    """Return the error that an answer ended with as one that a request can end with."""
-    kinds = [ProviderError, ProviderTimeout, ProviderRateLimited, ModelNotFound, AnswerTooLarge, Interrupted]
-    return next((kind for kind in kinds if kind.code == code), ProviderError)(message)
+    """Return the error that an answer ended with, before its first word, as one that a request can end with."""
+    if code == ProviderRateLimited.code:
+        return ProviderRateLimited(message, retry_after=RATE_LIMITED_SECONDS)
+    return ENDINGS.get(code, ProviderError)(message)
 
 
 class SettingsError(Exception):
