@@ -66,6 +66,8 @@ class Parser(FlaskParser):
         fields: dict[str, Any] = {}
         for problems in error.normalized_messages().values():
             fields.update(problems if isinstance(problems, dict) else {"body": problems})
+        if fields.pop("_schema", None):  # marshmallow's name for the whole
+            fields["body"] = ["It must be a JSON object."]
         raise ValidationFailed(fields=fields) from error
 
 
