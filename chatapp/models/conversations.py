@@ -61,9 +61,10 @@ class Message(Base):
 
 
 def owned(session: Session, conversation_id: str, user_id: str) -> Conversation | None:
-    """Return the conversation if it is this user's."""
+    """Return the conversation if it is this user's, as it is now: a transaction may have begun since it was last read."""
     return session.scalar(
-        select(Conversation).where(Conversation.id == conversation_id, Conversation.user_id == user_id)
+        select(Conversation).where(Conversation.id == conversation_id, Conversation.user_id == user_id),
+        execution_options={"populate_existing": True},
     )
 
 
@@ -130,13 +131,12 @@ def branch(session: Session, leaf_id: str | None, *, limit: int = 10_000) -> lis
 
 def deepest(session: Session, message_id: str) -> str:
     """Return the newest leaf under *message_id*, itself included: what to show when a reader turns to this branch."""
-    while True:
-        child = session.scalar(
-            select(Message.id).where(Message.parent_id == message_id).order_by(Message.position.desc()).limit(1)
-        )
-        if child is None:
-            return message_id
-        message_id = child
+    conversation_id = select(Message.conversation_id).where(Message.id == message_id).scalar_subquery()
+    links = select(Message.parent_id, Message.id).where(Message.conversation_id == conversation_id)
+    newest = dict(session.execute(links.order_by(Message.position)).tuples().all())  # of a parent, the last child stays
+    while message_id in newest:
+        message_id = newest[message_id]
+    return message_id
 
 
 def latest(session: Session, user_id: str, *, offset: int, limit: int) -> tuple[list[Message], int]:
