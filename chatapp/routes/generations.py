@@ -44,8 +44,9 @@ def start(headers: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
 @_stream.speaks("session")
 def session_stream(query: dict[str, Any]) -> Response:
     """Open a session's stream"""
-    resuming = parse_cursor(_stream.last_event_id()) is not None
-    generation = generations.open_session(auth.current_user(), query["sessionId"], resuming=resuming)
+    cursor = parse_cursor(_stream.last_event_id())
+    seen = cursor.seq if cursor and cursor.generation is None else 0
+    generation = generations.open_session(auth.current_user(), query["sessionId"], seen=seen)
     return _stream.follow(generation, "session", named_by_url=True)
 
 

@@ -124,14 +124,18 @@ def of_conversation(user: User, conversation_id: str) -> Generation:
     conversation = talks.owned(session, user, conversation_id)
     last = session.get(Message, conversation.leaf_id or "")
     generation = generations.of_message(session, last.id) if last is not None and last.role == ASSISTANT else None
-    # two readers that come at once mean the same answer, hence a key made of the question
-    return generation or begin(user, question, model=None, key=f"answer:{last.id}" if last else None)
+    # two readers that come at once mean the same answer, hence a key made of the question; no client's key has a blank
+    return generation or begin(user, question, model=None, key=f"answer {last.id}" if last else None)
 
 
-def open_session(user: User, session_id: str, *, resuming: bool) -> Generation:
-    """Return the generation of a session that is opened, or come back to. Raises NotFound, SessionExpired, RateLimited."""
+def open_session(user: User, session_id: str, *, seen: int) -> Generation:
+    """Return the generation of a session that is opened, or come back to by a reader who has *seen* that seq of it.
+
+    Raises NotFound, SessionExpired, RateLimited.
+    """
     generation = owned(user, session_id)
-    if resuming:
+    head = site().log.head(generation.id)
+    if head is not None and 0 < seen <= head.last_seq:
         return generation
     if generation.expires_at < utcnow():
         raise SessionExpired
@@ -185,6 +189,7 @@ def begin(user: User, question: Find, *, model: str | None, key: str | None, **p
     existing = generations.by_key(db.session(), user.id, key) if key else None
     if existing is not None:
         return existing
+    db.session.commit()  # no connection is held while model servers are asked
     model_id = models.resolve(parts, model, field="model")
     try:
         with writing() as session:
@@ -246,6 +251,7 @@ def add(
 
 def wait(generation_id: str, *, seconds: float) -> None:
     """Return when the generation has ended. Raises NotFound if it was deleted meanwhile, Overloaded after *seconds*."""
+    db.session.commit()  # no connection is held meanwhile
     log = site().log
     head = log.head(generation_id)
     if head is None:
