@@ -26,8 +26,7 @@ from urllib.parse import urlsplit
 import orjson
 import requests
 import urllib3
-from requests import certs
-from requests.adapters import HTTPAdapter
+from requests.adapters import DEFAULT_CA_BUNDLE_PATH, HTTPAdapter
 from urllib3.exceptions import NameResolutionError
 
 from chatapp.errors import Interrupted, ProviderError, ProviderTimeout
@@ -80,7 +79,7 @@ class Adapter(HTTPAdapter):
 def tls_context() -> ssl.SSLContext:
     """Return what certificates are checked by: the machine's authorities and Mozilla's."""
     context = ssl.create_default_context()
-    context.load_verify_locations(certs.where())
+    context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
     return context
 
 
