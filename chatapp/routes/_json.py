@@ -87,6 +87,17 @@ class Blueprint(flask_smorest.Blueprint):
         return decorate
 
 
+SIGN_IN = {
+    "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+    "cookie": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": "access_token_cookie",
+        "description": "What changes something also needs the value of the cookie csrf_access_token as X-CSRF-TOKEN.",
+    },
+}
+
+
 class Api(flask_smorest.Api):
     """OpenAPI from the schemas; errors are handled in `app.py`."""
 
@@ -96,6 +107,9 @@ class Api(flask_smorest.Api):
         super().__init__(*args, **kwargs)
         self.register_field(Text, "string", None)
         self.register_field(Time, "string", "date-time")
+        for name, scheme in SIGN_IN.items():
+            self.spec.components.security_scheme(name, scheme)
+        self.spec.options["security"] = [{name: []} for name in SIGN_IN]
 
     def _register_error_handlers(self) -> None:
         pass  # `app.py` has one handler for all errors

@@ -21,6 +21,7 @@ blueprint = Blueprint("accounts", __name__, url_prefix="/api", description="Acco
 @blueprint.arguments(shapes.Register)
 @blueprint.response(201, shapes.SignedIn)
 @blueprint.fails(403, 409, 413, 415)
+@blueprint.doc(security=[])
 @auth.public
 def register(body: dict[str, Any]) -> Response:
     """Make an account; the first one becomes the admin"""
@@ -32,6 +33,7 @@ def register(body: dict[str, Any]) -> Response:
 @blueprint.arguments(shapes.Login)
 @blueprint.response(200, shapes.SignedIn)
 @blueprint.fails(401, 409, 413, 415, 429)
+@blueprint.doc(security=[])
 @auth.public
 def login(body: dict[str, Any]) -> Response:
     """Sign in: tokens in the body, and as HttpOnly cookies"""

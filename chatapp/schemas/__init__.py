@@ -58,8 +58,8 @@ def rfc3339(value: datetime) -> str:
 
 def one_line(maximum: int, *, blank: bool = False) -> list[Any]:
     """Validators for a title or a name: no line breaks, and something besides blanks unless *blank* is allowed."""
-    line = r"[^\r\n\u2028\u2029]*\Z"
-    pattern = line if blank else rf"(?=.*\S){line}"
+    line = r"[^\r\n\u2028\u2029]*$(?!\n)"
+    pattern = rf"^{line}" if blank else rf"^(?=.*\S){line}"
     return [
         validate.Length(0 if blank else 1, maximum),
         validate.Regexp(pattern, error="Must be a single line of text."),
@@ -67,5 +67,6 @@ def one_line(maximum: int, *, blank: bool = False) -> list[Any]:
 
 
 # The user's own name for a conversation, unique per user; a UUID is one of ours
-REFERENCE = validate.Regexp(r"[A-Za-z0-9._:-]{1,64}\Z", error="Use 1 to 64 of the characters A-Z a-z 0-9 . _ : -")
-KEY = validate.Regexp(r"[\x21-\x7e]{1,200}\Z", error="Use 1 to 200 visible ASCII characters.")
+# (patterns also stand in the OpenAPI document: what Python writes \Z is the letter Z to everyone else)
+REFERENCE = validate.Regexp(r"^[A-Za-z0-9._:-]{1,64}$(?!\n)", error="Use 1 to 64 of the characters A-Z a-z 0-9 . _ : -")
+KEY = validate.Regexp(r"^[\x21-\x7e]{1,200}$(?!\n)", error="Use 1 to 200 visible ASCII characters.")
