@@ -12,13 +12,15 @@ from flask import Blueprint, Response, redirect, render_template, request, url_f
 from werkzeug.wrappers import Response as AnyResponse
 
 from chatapp import auth
-from chatapp.services import accounts, site
+from chatapp.schemas.conversations import ConversationPage
+from chatapp.services import accounts, conversations, site
 from chatapp.settings import ROOT
 
 blueprint = Blueprint("pages", __name__)
 
 SITE_NAME = "Harbour"
 CSS_LAYERS = ("tokens", "base", "layout")  # in this order; blocks come after, in any
+PAGE_SIZE = 50  # conversations that the sidebar begins with, as chat-sidebar.js has it
 CSS_SECONDS = 365 * 24 * 3600  # its address holds its hash
 MODULES = (  # all that the first sight of a conversation needs, so that the browser asks for them at once
     "js/api.js",
@@ -78,9 +80,14 @@ def shell() -> AnyResponse:
     if user is None:
         next_page = {"next": request.path} if request.path != "/" else {}
         return redirect(url_for("pages.sign_up" if accounts.is_first() else "pages.sign_in", **next_page))
+    listed = conversations.page(user, q="", archived=False, page=1, page_size=PAGE_SIZE)
     return page(
         "chat.html",
-        boot=boot() | {"user": {"id": user.id, "name": user.name, "email": user.email, "role": user.role}},
+        boot={
+            **boot(),
+            "user": {"id": user.id, "name": user.name, "email": user.email, "role": user.role},
+            "conversations": ConversationPage().dump(listed),
+        },
         modules=MODULES,
         starters=STARTERS,
     )

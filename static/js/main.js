@@ -28,6 +28,7 @@ let shown = { key: 0, id: /** @type {string?} */ (null), title: "", leaf: /** @t
 /** @type {Following | null} */
 let following = null;
 let listed = 0;
+let stopWanted = false; // before the server has said what it began
 
 // Showing
 
@@ -245,6 +246,7 @@ async function edit(id, content) {
  * @param {Record<string, any>} request @param {Message} question @param {() => Promise<any>} start
  */
 async function begin(request, question, start) {
+  stopWanted = false;
   const { key, leaf } = shown;
   const waiting = { id: `waiting-${request.requestId}`, parent_id: question.id, role: "assistant", content: "", status: "running", model: request.model, phase: "Sending" };
   const asked = !shown.messages.has(question.id);
@@ -274,6 +276,7 @@ async function begin(request, question, start) {
   follow(waiting, request);
   draw();
   thread.follow();
+  if (stopWanted) stop();
 }
 
 /** What was shown ahead gets the ids that the server gave. @param {Record<string, any>} begun @param {Message} question @param {Message} waiting */
@@ -307,6 +310,7 @@ function fieldsOf(error) {
 
 async function stop() {
   const mine = following;
+  stopWanted = !mine;
   if (!mine || !shown.id) return;
   try {
     const { message } = await api.stop(shown.id);
@@ -395,6 +399,7 @@ function idIn(path) {
 }
 
 composer.maxChars = boot.max_message_chars;
+sidebar.show(boot.conversations);
+listed = Date.now();
 open(idIn(location.pathname));
-refreshList();
-api.models().then(({ models, default: fallback }) => composer.setModels(models, fallback), () => composer.setModels([], null));
+composer.loadModels();

@@ -303,7 +303,9 @@ export class MarkdownView {
   update(text, growing = false) {
     const source = text.includes("\r") ? text.replace(/\r\n?/g, "\n") : text;
     if (this.#final && source === this.#shown) return;
-    if (this.#final || !source.startsWith(this.#shown)) this.#clear();
+    // A reference may be defined after it was used: only the whole text knows.
+    const late = !growing && Object.keys(this.#links).length > 0;
+    if (this.#final || late || !source.startsWith(this.#shown)) this.#clear();
     [this.#shown, this.#final] = [source, !growing];
     this.#caret.remove();
     const open = source.slice(this.#doneChars);

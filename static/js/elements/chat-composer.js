@@ -3,6 +3,7 @@
  * <chat-composer>: where a question is written. Says `chat-ask` ({prompt}), `chat-stop`, `chat-try-now`; holds the chosen
  * model, the "Stream responses" switch, the draft, and one question that waits until the running answer has ended.
  */
+import { api } from "../api.js";
 
 const DRAFT = "chat.draft.";
 const MODEL = "chat.model";
@@ -36,6 +37,7 @@ export class ChatComposer extends HTMLElement {
   #draftKey = DRAFT;
   #maxChars = Infinity;
   #running = false;
+  /** @type {Promise<{models: Model[], default: string?}> | null} */ #loading = null;
   #next = "";
   /** @type {ReturnType<typeof setInterval> | undefined} */ #countdown;
 
@@ -74,10 +76,17 @@ export class ChatComposer extends HTMLElement {
     this.#maxChars = value;
   }
 
-  /** @param {Model[]} models @param {string?} fallback */
-  setModels(models, fallback) {
-    this.#models = models;
-    if (!models.some(({ id }) => id === this.#modelId)) this.#modelId = fallback ?? models[0]?.id ?? null;
+  /** Ask which models there are. */
+  async loadModels() {
+    this.#loading ??= api.models();
+    try {
+      const { models, default: fallback } = await this.#loading;
+      this.#models = models;
+      if (!models.some(({ id }) => id === this.#modelId)) this.#modelId = fallback ?? models[0]?.id ?? null;
+    } catch {
+      // They are asked for again when the menu is opened.
+    }
+    this.#loading = null;
     this.#showModel();
   }
 
@@ -85,11 +94,6 @@ export class ChatComposer extends HTMLElement {
     const model = this.#models.find(({ id }) => id === this.#modelId);
     this.#part["model-name"].textContent = model?.name ?? (this.#modelId || "No model");
     this.#part.model.setAttribute("aria-label", `Model: ${model?.name ?? "none"}`);
-  }
-
-  /** A model's name for people. @param {string} id */
-  nameOf(id) {
-    return this.#models.find((model) => model.id === id)?.name ?? id;
   }
 
   /** Which conversation is being written to. @param {string?} conversation */
@@ -211,7 +215,7 @@ export class ChatComposer extends HTMLElement {
   }
 
   async #choose() {
-    const { openMenu } = await import("./menu.js");
+    const [{ openMenu }] = await Promise.all([import("./menu.js"), this.#models.length ? null : this.loadModels()]);
     const rows = this.#models.map(({ id, name, provider }) => ({ id, name, note: provider, selected: id === this.#modelId }));
     const chosen = await openMenu(this.#part.model, { rows, label: "Model", role: "listbox", above: this.#part.form, empty: "There is no model. Start Ollama, or set a model API's key." });
     if (!chosen) return;

@@ -71,8 +71,12 @@ export class ChatSidebar extends HTMLElement {
   async load() {
     const asked = ++this.#asked;
     const size = PAGE_SIZE * this.#pages;
-    const { conversations, total } = await api.conversations({ q: this.#query, page_size: Math.min(200, size) });
-    if (asked !== this.#asked) return; // a later question was asked meanwhile
+    const page = await api.conversations({ q: this.#query, page_size: Math.min(200, size) });
+    if (asked === this.#asked) this.show(page); // else a later question was asked meanwhile
+  }
+
+  /** @param {{conversations: Conversation[], total: number}} page */
+  show({ conversations, total }) {
     this.#known = new Map(conversations.map((each) => [each.id, each]));
     this.#total = total;
     this.#draw();
@@ -169,8 +173,10 @@ export class ChatSidebar extends HTMLElement {
     input.maxLength = 200;
     input.dir = "auto";
     input.setAttribute("aria-label", "Title");
+    let over = false;
     const finish = async (/** @type {boolean} */ save) => {
-      if (!input.isConnected) return;
+      if (over) return;
+      over = true; // taking the field away blurs it
       const title = input.value.trim();
       input.remove();
       this.#draw();
