@@ -13,7 +13,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,7 @@ from chatapp.answer import INTERRUPTED, Answer, fold
 from chatapp.database import session_of
 from chatapp.errors import AppError, Interrupted, Overloaded, ProviderError, ProviderTimeout
 from chatapp.eventlog import EventLog, LeaseLost
-from chatapp.events import Event, Failed, Finished, Started, Status, Token, Usage
+from chatapp.events import Event, Failed, Finished, Reasoning, Started, Status, Token, Usage
 from chatapp.models import conversations, generations
 from chatapp.providers import ChatRequest, End, Piece, Provider, Turn
 from chatapp.schemas.conversations import Message as MessageSchema
@@ -178,7 +178,7 @@ class Runner:
             elif type(piece) is Usage:
                 self._usage = piece
             else:
-                events.append(piece)  # type: ignore[arg-type]
+                events.append(storable(piece))
                 if self._times.first_token is None and type(piece) is Token:
                     self._times.first_token = time.monotonic()
         return events, end
@@ -415,6 +415,11 @@ def turns(system_prompt: str | None, history: Sequence[conversations.Message]) -
         else:
             result.append(Turn(message.role, message.content))
     return tuple(result)
+
+
+def storable(piece: Token | Reasoning) -> Event:
+    """Return *piece* with NUL shown as U+FFFD: PostgreSQL stores no NUL, and what is streamed is what is stored."""
+    return replace(piece, content=piece.content.replace("\0", "\ufffd")) if "\0" in piece.content else piece
 
 
 def close(stream: Iterator[list[Piece]]) -> None:

@@ -346,6 +346,13 @@ def test_reasoning_is_stored_apart(stage: Stage) -> None:
     assert (stage.world.message(name).reasoning, stage.world.message(name).content) == ("hm", "yes")
 
 
+def test_a_nul_is_shown_as_what_can_be_stored(stage: Stage) -> None:
+    stage.provider.script = words("a\0b")
+    name = stage.generation()
+    stage.run(name)
+    assert stage.world.message(name).content == stage.text(name) == "a\ufffdb"
+
+
 def test_a_runner_that_lost_its_lease_stops_and_what_it_had_is_dropped(stage: Stage) -> None:
     stage.provider.script = silent_after_two
     name = stage.generation()

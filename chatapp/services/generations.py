@@ -60,7 +60,8 @@ def start(
         return conversation, talks.ask(session, conversation, prompt, parent_id=conversation.leaf_id)
 
     prompt = talks.checked(prompt, field=field)
-    return begin(user, question, model=model, key=key)
+    known = talks.find(db.session(), user, reference) if reference else None
+    return begin(user, question, model=model, key=key, usual=known.model if known else None)
 
 
 def start_in(
@@ -77,7 +78,8 @@ def start_in(
         return conversation, talks.ask(session, conversation, prompt, parent_id=conversation.leaf_id)
 
     prompt = talks.checked(prompt, field="message")
-    return begin(user, question, model=model, key=key, **params)
+    known = talks.find(db.session(), user, conversation_id) if conversation_id else None
+    return begin(user, question, model=model, key=key, usual=known.model if known else None, **params)
 
 
 def regenerate(user: User, message_id: str, *, model: str | None, key: str | None) -> Generation:
@@ -90,7 +92,7 @@ def regenerate(user: User, message_id: str, *, model: str | None, key: str | Non
             raise Conflict("There is no question to answer here.")
         return talks.owned(session, user, message.conversation_id), asked
 
-    return begin(user, question, model=model, key=key)
+    return begin(user, question, model=model, key=key, usual=model_around(user, message_id))
 
 
 def edit(user: User, message_id: str, content: str, *, model: str | None, key: str | None) -> Generation:
@@ -104,7 +106,7 @@ def edit(user: User, message_id: str, content: str, *, model: str | None, key: s
         return conversation, talks.ask(session, conversation, content, parent_id=message.parent_id)
 
     content = talks.checked(content, field="content")
-    return begin(user, question, model=model, key=key)
+    return begin(user, question, model=model, key=key, usual=model_around(user, message_id))
 
 
 def of_conversation(user: User, conversation_id: str) -> Generation:
@@ -125,7 +127,8 @@ def of_conversation(user: User, conversation_id: str) -> Generation:
     last = session.get(Message, conversation.leaf_id or "")
     generation = generations.of_message(session, last.id) if last is not None and last.role == ASSISTANT else None
     # two readers that come at once mean the same answer, hence a key made of the question; no client's key has a blank
-    return generation or begin(user, question, model=None, key=f"answer {last.id}" if last else None)
+    key = f"answer {last.id}" if last else None
+    return generation or begin(user, question, model=None, key=key, usual=conversation.model)
 
 
 def open_session(user: User, session_id: str, *, seen: int) -> Generation:
@@ -183,14 +186,19 @@ def stop(user: User, conversation_id: str) -> Message | None:
     return stored(shown) if shown else None
 
 
-def begin(user: User, question: Find, *, model: str | None, key: str | None, **params: Any) -> Generation:
-    """Make a generation for the question that *question* finds or stores, and start its runner; once per *key*."""
+def begin(
+    user: User, question: Find, *, model: str | None, key: str | None, usual: str | None = None, **params: Any
+) -> Generation:
+    """Make a generation for the question that *question* finds or stores, and start its runner; once per *key*.
+
+    Where no *model* is named, the one that is *usual* in the conversation is asked.
+    """
     parts = site()
     existing = generations.by_key(db.session(), user.id, key) if key else None
     if existing is not None:
         return existing
     db.session.commit()  # no connection is held while model servers are asked
-    model_id = models.resolve(parts, model, field="model")
+    model_id = models.resolve(parts, model, usual=usual, field="model")
     try:
         with writing() as session:
             existing = generations.by_key(session, user.id, key) if key else None
@@ -279,6 +287,12 @@ def stored(message_id: str) -> Message:
     if message is None:
         raise NotFound(GONE)
     return message
+
+
+def model_around(user: User, message_id: str) -> str | None:
+    """Return the model that the message's conversation used last. Raises NotFound."""
+    session = db.session()
+    return talks.owned(session, user, mine(session, user, message_id).conversation_id).model
 
 
 def mine(session: Session, user: User, message_id: str) -> Message:

@@ -61,11 +61,13 @@ def default(site: Site, models: list[Model]) -> str | None:
     return models[0].id if models else None
 
 
-def resolve(site: Site, wanted: str | None, *, field: str) -> str:
-    """Return the model id `provider/name` that *wanted* means; None and "" mean the default.
+def resolve(site: Site, wanted: str | None, *, usual: str | None = None, field: str) -> str:
+    """Return the model id `provider/name` that *wanted* means; None and "" mean the *usual* one, or else the default.
 
     A bare name is resolved where only one provider has it. Raises ValidationFailed, which names *field*.
     """
+    if not wanted and usual and usual.partition("/")[0] in site.providers:
+        return usual
     wanted = wanted or site.settings.default_model
     if wanted and wanted.partition("/")[0] in site.providers and wanted.partition("/")[2]:
         return wanted

@@ -1,0 +1,296 @@
+"""Streams over real gunicorn: whole, exactly once, from any cursor, for as many readers as come."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from chatapp import sse
+from chatapp.sse import Frame
+from tests.support.site import Client, Site, wait_until
+
+WORDS = " ".join(str(n) for n in range(1, 51))
+
+
+def text_of(frames: list[Frame]) -> str:
+    return "".join(json.loads(frame.data)["content"] for frame in frames if frame.event == "token")
+
+
+def events_path(started: dict[str, Any]) -> str:
+    return f"/api/generations/{started['generationId']}/events"
+
+
+STREAMS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "native": events_path,
+    "session": lambda started: f"/api/chat/stream?sessionId={started['sessionId']}",
+    "named": lambda started: f"/api/chat/conversations/{started['conversationId']}/stream",
+}
+
+
+def open_socket(client: Client, path: str, last_event_id: str = "") -> socket.socket:
+    """Return a socket on which *path* was asked for, as any client in any language would."""
+    address = urlsplit(client.url)
+    raw = socket.create_connection((address.hostname, address.port), timeout=20)
+    head = f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: {client.http.headers['Authorization']}\r\n"
+    cursor = f"Last-Event-ID: {last_event_id}\r\n" if last_event_id else ""
+    raw.sendall(f"{head}{cursor}Connection: close\r\n\r\n".encode())
+    return raw
+
+
+def test_an_answer_streams_as_it_is_made_and_is_stored_byte_for_byte(ada: Client) -> None:
+    prompt = 'Grüße 🦊 \r\n data: x \u2028 </script> \\ " end'
+    started, frames = ada.ask(prompt)
+    assert [frame.event for frame in frames[:2]] == ["start", "status"]
+    assert [frame.event for frame in frames[-2:]] == ["usage", "done"]
+    assert [frame.id for frame in frames] == [str(n) for n in range(1, len(frames) + 1)]
+    answer = ada.answer(started)
+    assert text_of(frames) == answer["content"] == json.loads(frames[-1].data)["message"]["content"]
+    assert json.loads(frames[-1].data)["message"] == answer
+    assert answer["status"] == "finished"
+
+
+def test_tokens_come_one_by_one_and_not_at_the_end(ada: Client) -> None:
+    started = ada.start("count", "openai/count-30,delay=0.02")
+    stream = ada.follow(started["generationId"])
+    for frame in stream:
+        if frame.event == "token":
+            break
+    assert ada.answer(started)["status"] == "running"
+    assert text_of([frame, *stream]) == ada.answer(started)["content"]
+
+
+def test_the_head_is_what_event_source_and_proxies_need(ada: Client) -> None:
+    started, _ = ada.ask("hi")
+    for path in STREAMS.values():
+        with ada.http.get(ada.url + path(started), stream=True, timeout=20) as response:
+            assert response.headers["Content-Type"].startswith("text/event-stream")
+            assert response.headers["Cache-Control"] == "no-cache, no-transform"
+            assert response.headers["X-Accel-Buffering"] == "no"
+            assert response.raw.read1(200).startswith(b"retry: 3000\n")
+
+
+@pytest.mark.parametrize("dialect", STREAMS)
+def test_every_cursor_of_an_ended_answer_gets_exactly_the_rest(ada: Client, dialect: str) -> None:
+    started, _ = ada.ask("count", "openai/count-20")
+    path = STREAMS[dialect](started)
+    whole = list(ada.frames(path))
+    for n, frame in enumerate(whole[:-1], 1):
+        assert list(ada.frames(path, frame.id)) == whole[n:]
+    assert ada.request("GET", path, headers={"Last-Event-ID": whole[-1].id}).status_code == 204
+    joined = f"{path}{'&' if '?' in path else '?'}lastEventId={whole[3].id}"
+    assert list(ada.frames(joined)) == whole[4:]
+
+
+@pytest.mark.parametrize("dialect", STREAMS)
+def test_readers_cut_off_at_random_bytes_lose_and_repeat_nothing(ada: Client, dialect: str) -> None:
+    started = ada.start("count", "openai/count-150,delay=0.003")
+    path, dice = STREAMS[dialect](started), random.Random(7)
+    heard: list[Frame] = []
+    last_id, cuts = "", 0
+    while True:
+        cuts += 1
+        budget = dice.randrange(1, 200 + 50 * cuts)  # it grows, since the last event is as long as the answer
+        with contextlib.closing(open_socket(ada, path, last_id)) as raw:
+            head, body = b"", b""
+            while b"\r\n\r\n" not in head:
+                head += raw.recv(1)
+            while len(body) < budget and (data := raw.recv(min(budget - len(body), 4096))):
+                body += data
+        if head.startswith(b"HTTP/1.1 204 "):
+            break
+        parser = sse.Parser()
+        heard += parser.feed(dechunked(body))
+        last_id = parser.last_id or last_id
+    assert cuts > 5
+    assert heard == list(ada.frames(path))
+    assert ada.answer(started)["content"] == " ".join(str(n) for n in range(1, 151))
+
+
+def dechunked(body: bytes) -> bytes:
+    """Return what is whole of a chunked body that may be cut anywhere."""
+    out = b""
+    while b"\r\n" in body:
+        size, _, body = body.partition(b"\r\n")
+        length = int(size, 16)
+        out += body[:length]
+        body = body[length + 2 :]
+    return out
+
+
+def test_a_reader_who_leaves_does_not_end_the_answer(ada: Client) -> None:
+    started = ada.start("count", "openai/count-50,delay=0.01")
+    stream = ada.follow(started["generationId"])
+    for _ in range(5):
+        next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    wait_until(lambda: ada.answer(started)["status"] == "finished")
+    assert ada.answer(started)["content"] == WORDS
+
+
+def test_an_answer_that_nobody_reads_is_made_all_the_same(ada: Client, fake_models: Any) -> None:
+    started = ada.start("count", "openai/count-50,nobody=reads")
+    wait_until(lambda: ada.answer(started)["status"] == "finished")
+    assert ada.answer(started)["content"] == WORDS
+
+
+def test_many_readers_get_the_same(ada: Client) -> None:
+    started = ada.start("count", "openai/count-40,delay=0.01")
+    with ThreadPoolExecutor(8) as pool:
+        heard = list(pool.map(lambda n: list(ada.frames(events_path(started), None)), range(8)))
+    assert heard == [heard[0]] * 8
+    assert text_of(heard[0]) == ada.answer(started)["content"]
+
+
+def test_silence_is_made_audible(new_site: Callable[..., Site]) -> None:
+    site = new_site(CHATAPP_HEARTBEAT_SECONDS="0.2", CHATAPP_FIRST_EVENT_SECONDS="30")
+    client = site.new_user()
+    started = client.start("x", "openai/silent-body")
+    raw = open_socket(client, events_path(started))
+    heard = b""
+    while heard.count(b"\n:\n\n") < 3:
+        heard += raw.recv(4096)
+    raw.close()
+    client.call("POST", f"/api/chat/conversations/{started['conversationId']}/stop")
+
+
+def test_a_cursor_past_the_end_begins_again_with_all_the_text(ada: Client) -> None:
+    started, whole = ada.ask("one two three")
+    first, *rest = ada.frames(events_path(started), "999")
+    assert first.event == "reset"
+    assert json.loads(first.data)["text"] == "one two three"
+    assert rest == whole[-1:]
+    session = STREAMS["session"](started)
+    assert list(ada.frames(session, "999")) == list(ada.frames(session))
+
+
+def test_a_cursor_past_the_end_of_a_running_answer_leaves_no_hole(ada: Client) -> None:
+    started = ada.start("count", "openai/count-50,delay=0.02")
+    first, *rest = ada.frames(events_path(started), "99999")
+    assert first.event == "reset"
+    assert json.loads(first.data)["text"] + text_of(rest) == WORDS
+    assert [int(frame.id or 0) for frame in rest] == list(range(int(first.id or 0) + 1, int(rest[-1].id or 0) + 1))
+
+
+@pytest.mark.parametrize("dialect", STREAMS)
+def test_a_cursor_of_another_answer_counts_as_none(ada: Client, dialect: str) -> None:
+    started, _ = ada.ask("first")
+    other, _ = ada.ask("second")
+    named = f"{other['generationId'].replace('-', '')}-3"
+    path = STREAMS[dialect](started)
+    assert list(ada.frames(path, named)) == list(ada.frames(path))
+
+
+def test_an_ended_answer_can_be_read_after_its_log_is_gone(new_site: Callable[..., Site]) -> None:
+    site = new_site(CHATAPP_STREAM_RETENTION_SECONDS="1")
+    client = site.new_user()
+    started, whole = client.ask("one two three")
+    failed, _ = client.ask("x", "openai/cut-fin-after-3")
+    site.restart()  # sweeps at its start
+
+    def expired() -> bool:
+        return len(list(client.frames(events_path(started)))) < len(whole)
+
+    wait_until(expired, 75)
+    for name, path in STREAMS.items():
+        frames = list(client.frames(path(started)))
+        assert "one two three" in "".join(frame.data for frame in frames), name
+        assert client.request("GET", path(started), headers={"Last-Event-ID": str(frames[-1].id)}).status_code == 204
+    first, last = client.frames(events_path(started), "3")
+    assert (first.event, json.loads(first.data)["text"], last.event) == ("reset", "one two three", "done")
+    assert [frame.event for frame in client.frames(events_path(failed))] == ["start", "token", "fail"]
+
+
+def test_who_loses_the_right_to_read_is_told_so_within_seconds(ada: Client) -> None:
+    started = ada.start("x", "openai/count-2000,delay=0.05")
+    stream = ada.follow(started["generationId"])
+    next(stream)
+    other = Client(ada.url)
+    other.http.headers.update(ada.http.headers)
+    other.call("POST", "/api/auth/logout", status=204)
+    begun = time.monotonic()
+    last = list(stream)[-1]
+    assert last.event == "fail"
+    assert json.loads(last.data)["code"] == "unauthorized"
+    assert time.monotonic() - begun < 30
+
+
+def test_a_conversation_that_is_deleted_ends_its_streams_and_leaves_the_model(ada: Client, fake_models: Any) -> None:
+    model = "count-2000,delay=0.02,deleted=yes"
+    started = ada.start("x", f"openai/{model}")
+    stream = ada.follow(started["generationId"])
+    next(stream)
+    ada.call("DELETE", f"/api/chat/conversations/{started['conversationId']}", status=204)
+    assert list(stream)[-1].event == "fail"
+    wait_until(lambda: [call["disconnected"] for call in fake_models.log() if call["model"] == model] == [True])
+
+
+def test_a_reader_who_comes_back_signed_out_is_told_in_the_stream(ada: Client) -> None:
+    started, _ = ada.ask("hi")
+    stranger = Client(ada.url)
+    names = {"native": "fail", "session": None, "named": "error"}
+    for dialect, path in STREAMS.items():
+        assert stranger.request("GET", path(started)).status_code == 401
+        [frame] = stranger.frames(path(started), "1")
+        assert (frame.event, frame.id) == (names[dialect], None)
+        assert "Sign in" in frame.data
+
+
+def test_a_session_can_be_opened_ten_times_and_resumed_any_time(ada: Client) -> None:
+    started, _ = ada.ask("hi")
+    path = STREAMS["session"](started)
+    whole = [list(ada.frames(path)) for _ in range(10)]
+    assert whole == [whole[0]] * 10
+    refused = ada.request("GET", path)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limited")
+    assert "Retry-After" in refused.headers
+    assert list(ada.frames(path, whole[0][0].id)) == whole[0][1:]
+
+
+def test_a_session_expires_and_the_answer_does_not(new_site: Callable[..., Site]) -> None:
+    client = new_site(CHATAPP_SESSION_SECONDS="1").new_user()
+    started, whole = client.ask("hi")
+    path = STREAMS["session"](started)
+    wait_until(lambda: client.request("GET", path).status_code == 410)
+    assert client.request("GET", path).json()["error"]["code"] == "session_expired"
+    assert list(client.follow(started["generationId"])) == whole
+    assert client.answer(started)["content"] == "hi"
+
+
+def test_a_thousand_bytes_a_second_reader_delays_nobody(ada: Client) -> None:
+    started = ada.start("x", "openai/endless,size=2000,delay=0.001")
+    slow = open_socket(ada, events_path(started))
+    slow.recv(100)
+    _, frames = ada.ask("quick")
+    assert text_of(frames) == "quick"
+    slow.close()
+    ada.call("POST", f"/api/chat/conversations/{started['conversationId']}/stop")
+
+
+def test_a_reader_who_takes_nothing_is_let_go(new_site: Callable[..., Site]) -> None:
+    site = new_site(CHATAPP_SEND_TIMEOUT_SECONDS="1")
+    client = site.new_user()
+    started = client.start("x", "openai/endless,size=4000")
+    raw = open_socket(client, events_path(started))
+    raw.recv(100)
+    [worker] = site.workers()
+
+    def is_read() -> bool:
+        return any(
+            c.laddr.port == site.port and c.status == "ESTABLISHED" and c.raddr.port == raw.getsockname()[1]
+            for c in worker.net_connections()
+        )
+
+    assert is_read()
+    wait_until(lambda: not is_read(), 30)
+    raw.close()
+    assert "Traceback" not in site.log()
+    client.call("POST", f"/api/chat/conversations/{started['conversationId']}/stop")
