@@ -173,9 +173,9 @@ class Runner:
         events: list[Event] = []
         end = None
         for piece in pieces:
-            if type(piece) is End:
+            if isinstance(piece, End):
                 end = piece
-            elif type(piece) is Usage:
+            elif isinstance(piece, Usage):
                 self._usage = piece
             else:
                 events.append(storable(piece))

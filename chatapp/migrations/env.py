@@ -1,5 +1,7 @@
 """Alembic's entry: with a connection that `chatapp.database.migrate` made, or with the application's for `flask db`."""
 
+from typing import Any, Literal
+
 from alembic import context
 from sqlalchemy import Connection
 
@@ -8,7 +10,7 @@ import chatapp.models  # noqa: F401
 from chatapp.database import WRITES, Base, UtcDateTime
 
 
-def render_item(kind: str, item: object, autogen: object) -> str | bool:
+def render_item(kind: str, item: Any, autogen: Any) -> str | Literal[False]:
     """Write our time column as the plain one that it is in the database."""
     return "sa.DateTime(timezone=True)" if isinstance(item, UtcDateTime) else False
 
