@@ -53,6 +53,8 @@ class Parser(FlaskParser):
 
     def _raw_load_json(self, req: flask.Request) -> Any:
         body = req.get_data(cache=True)
+        if req.content_length is None and len(body) == req.max_content_length:
+            raise PayloadTooLarge  # werkzeug cuts a body of no declared length at the limit, and says nothing
         if not body:
             return missing
         if not is_json(req.mimetype):
