@@ -152,7 +152,8 @@ def open_session(user: User, session_id: str, *, seen: int) -> Generation:
 
 def owned(user: User, generation_id: str) -> Generation:
     """Return the user's generation. Raises NotFound."""
-    generation = generations.owned(db.session(), generation_id, user.id) if talks.is_uuid(generation_id) else None
+    name = generation_id.lower()
+    generation = generations.owned(db.session(), name, user.id) if talks.is_uuid(name) else None
     if generation is None:
         raise NotFound(GONE)
     return generation
