@@ -1,0 +1,237 @@
+"""Every route of the API with a request that it takes, the form of its errors, and what the database holds."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import flask
+import requests
+
+from app import create_app
+from chatapp.settings import Settings
+from tests.support.site import Client, Site, wait_until
+
+CODES = {
+    400: {"validation_error"},
+    401: {"unauthorized"},
+    403: {"forbidden"},
+    404: {"not_found"},
+    405: {"validation_error"},
+    409: {"conflict"},
+    410: {"session_expired"},
+    413: {"payload_too_large"},
+    414: {"uri_too_long"},
+    415: {"unsupported_media_type"},
+    429: {"rate_limited", "quota_exceeded"},
+    431: {"payload_too_large"},
+    502: {"provider_unavailable"},
+    503: {"overloaded"},
+    504: {"provider_timeout"},
+}
+# what would tell of the machine: a trace, a path, a module, a statement, a key
+LEAKS = re.compile(
+    r"Traceback|File \"|/work/|/tmp/|/home/|/usr/|\.py\b|site-packages|sqlalchemy|SELECT |sk-canary", re.I
+)
+ENDLESS = "openai/count-5000,delay=0.05"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A request that succeeds; `{name}` in texts stands for one of the ids that `Talk` has."""
+
+    status: int = 200
+    body: dict[str, Any] | None = None
+    query: dict[str, str] = field(default_factory=dict)
+
+
+START = {"prompt": "hello", "modelId": "openai/echo", "chatId": "chat-1", "requestId": "key-{nonce}"}
+CHAT = {
+    "message": "hello",
+    "conversationId": "{conversation_id}",
+    "model": "openai/echo",
+    "requestId": "key-{nonce}",
+    "projectId": None,
+}
+AGAIN = {"modelId": "openai/echo", "requestId": "key-{nonce}"}
+PAGE = {"page": "1", "page_size": "10"}
+
+# by method and rule; `test_every_route_has_an_example` says what is missing
+EXAMPLES = {
+    "POST /api/auth/register": Example(
+        201, {"email": "new-{nonce}@example.org", "password": "correct horse battery", "name": "New", "invite": "x"}
+    ),
+    "POST /api/auth/login": Example(200, {"email": "{email}", "password": "correct horse battery"}),
+    "POST /api/auth/refresh": Example(200),
+    "POST /api/auth/logout": Example(204),
+    "GET /api/auth/me": Example(200),
+    "POST /api/invites": Example(201, {"email": "new-{nonce}@example.org"}),
+    "GET /api/invites": Example(200),
+    "DELETE /api/invites/<uuid:invite_id>": Example(204),
+    "GET /api/chat/conversations": Example(200, query={**PAGE, "q": "hello", "archived": "false"}),
+    "POST /api/chat/conversations": Example(201, {"title": "Talk", "key": "chat-2"}),
+    "GET /api/chat/conversations/<uuid:conversation_id>": Example(200),
+    "PATCH /api/chat/conversations/<uuid:conversation_id>": Example(
+        200, {"title": "Talk", "pinned": True, "archived": False, "leaf_id": "{message_id}"}
+    ),
+    "DELETE /api/chat/conversations/<uuid:conversation_id>": Example(204),
+    "POST /api/chat/conversations/<uuid:conversation_id>/messages": Example(201, {"content": "hello"}),
+    "GET /api/chat/conversations/<uuid:conversation_id>/stream": Example(200),
+    "POST /api/chat/conversations/<uuid:conversation_id>/stop": Example(200),
+    "GET /chat/history": Example(200, query={**PAGE, "chatId": "{conversation_id}"}),
+    "GET /api/chat/history": Example(200, query={**PAGE, "chatId": "{conversation_id}"}),
+    "POST /chat/start": Example(201, START),
+    "POST /api/chat/start": Example(201, START),
+    "GET /chat/stream": Example(200, query={"sessionId": "{generation_id}"}),
+    "GET /api/chat/stream": Example(200, query={"sessionId": "{generation_id}"}),
+    "GET /api/generations/<uuid:generation_id>/events": Example(200),
+    "POST /api/chat/messages/<uuid:message_id>/regenerate": Example(201, AGAIN),
+    "PATCH /api/chat/messages/<uuid:message_id>": Example(201, {"content": "hello", **AGAIN}),
+    "POST /ai/chat": Example(200, CHAT),
+    "POST /api/ai/chat": Example(200, CHAT),
+    "POST /api/v1/ai/chat": Example(200, CHAT),
+    "GET /api/models": Example(200),
+}
+WITH_BODY = [route for route, example in EXAMPLES.items() if example.body is not None]
+WITH_QUERY = [route for route, example in EXAMPLES.items() if example.query]
+STREAMS = [route for route in EXAMPLES if route.endswith(("/stream", "/events"))]
+
+
+@cache
+def application() -> flask.Flask:
+    """An application that serves nobody: its routes are looked at."""
+    settings = Settings(data_dir=Path(tempfile.mkdtemp()), local_model="off")
+    return create_app(settings.completed())
+
+
+def routes() -> Iterator[str]:
+    """Yield the API's routes: "METHOD rule"."""
+    for rule in application().url_map.iter_rules():
+        if rule.endpoint.split(".")[0] not in ("static", "pages", "api-docs"):
+            for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+                yield f"{method} {rule.rule}"
+
+
+@cache
+def document() -> dict[str, Any]:
+    """Return the OpenAPI document."""
+    found: dict[str, Any] = application().test_client().get("/api/openapi.json").get_json()
+    return found
+
+
+def documented(rule: str) -> str:
+    """Return a rule's path as the document has it."""
+    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule)
+
+
+def operation(route: str) -> dict[str, Any]:
+    """Return what the document says of a route."""
+    method, rule = route.split(" ")
+    found: dict[str, Any] = document()["paths"][documented(rule)][method.lower()]
+    return found
+
+
+def shape(route: str) -> dict[str, Any]:
+    """Return the schema of a route's body."""
+    reference: str = operation(route)["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    found: dict[str, Any] = document()["components"]["schemas"][reference.rpartition("/")[2]]
+    return found
+
+
+def parameters(route: str, place: str) -> set[str]:
+    """Return the names of a route's parameters in "query" or "header"."""
+    return {found["name"] for found in operation(route).get("parameters", ()) if found["in"] == place}
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A conversation of one user with a question and its answer, and the ids that routes ask for."""
+
+    client: Client
+    ids: Mapping[str, str]
+
+    def request(self, route: str, client: Client | None = None, **options: Any) -> requests.Response:
+        """Send the route's example as *client*, by default its owner; *options* replace `json`, `data`, `params`, ids."""
+        example = EXAMPLES[route]
+        method, rule = route.split(" ")
+        ids = {**self.ids, **options.pop("ids", {})}
+        if not {"json", "data"} & options.keys() and example.body is not None:
+            options["json"] = filled(example.body, ids)
+        options.setdefault("params", filled(example.query, ids))
+        path = re.sub(r"<uuid:(\w+)>", lambda match: ids[match[1]], rule)
+        headers = {"Authorization": f"Bearer {self.client.refresh_token}"} if rule.endswith("/refresh") else {}
+        return (client or self.client).request(
+            method, path, headers={**headers, **options.pop("headers", {})}, allow_redirects=False, **options
+        )
+
+
+def filled(values: Mapping[str, Any], ids: Mapping[str, str]) -> dict[str, Any]:
+    return {name: value.format(**ids) if isinstance(value, str) else value for name, value in values.items()}
+
+
+def talk(client: Client, model: str = "openai/echo", *, ended: bool = True, nonce: str = "0") -> Talk:
+    """Ask something new. `message_id` is the question, which can be edited and answered anew."""
+    started = client.start("hello", model)
+    if ended:
+        wait_until(lambda: client.answer(started)["status"] != "running")
+    ids = {
+        "conversation_id": started["conversationId"],
+        "generation_id": started["generationId"],
+        "message_id": started["userMessageId"],
+        "invite_id": "00000000-0000-4000-8000-000000000000",
+        "email": client.email,
+        "nonce": nonce,
+    }
+    return Talk(client, ids)
+
+
+def check_error(response: requests.Response, status: int, code: str | None = None) -> dict[str, Any]:
+    """Return the error in *response*, which must have *status* and exactly the contract's form."""
+    assert response.status_code == status, f"{response.status_code} {response.text[:500]}"
+    assert response.headers["Content-Type"] == "application/json"
+    body = response.json()
+    assert set(body) == {"error"}
+    error: dict[str, Any] = body["error"]
+    assert error["code"] in ({code} if code else CODES[status])
+    assert isinstance(error["message"], str)
+    assert error["message"]
+    if "fields" in error:
+        assert error["code"] == "validation_error"
+        assert all(isinstance(problem, str) for problem in problems(error["fields"])), error["fields"]
+    assert not LEAKS.search(response.text), response.text[:500]
+    return error
+
+
+def problems(tree: Any) -> Iterator[Any]:
+    """Yield the leaves of `fields`: name -> list of sentences, or deeper where shapes are nested."""
+    if isinstance(tree, dict):
+        assert all(isinstance(name, str) for name in tree)
+        for branch in tree.values():
+            yield from problems(branch)
+    else:
+        assert isinstance(tree, list)
+        assert tree
+        yield from tree
+
+
+def tables(site: Site) -> dict[str, Counter[str]]:
+    """Return all rows of the site's database, by table."""
+    file = Path(site.environ["CHATAPP_DATA_DIR"]) / "chatapp.db"
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+        names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {name: Counter(map(repr, database.execute(f'SELECT * FROM "{name}"'))) for name in names}
+
+
+def changed(before: dict[str, Counter[str]], after: dict[str, Counter[str]]) -> dict[str, list[str]]:
+    """Return the rows that came, went or changed, by table."""
+    names = before.keys() | after.keys()
+    changes = {name: [*(after[name] - before[name]), *(before[name] - after[name])] for name in names}
+    return {name: rows for name, rows in changes.items() if rows}
