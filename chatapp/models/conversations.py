@@ -69,7 +69,10 @@ def owned(session: Session, conversation_id: str, user_id: str) -> Conversation 
 
 
 def by_key(session: Session, key: str, user_id: str) -> Conversation | None:
-    return session.scalar(select(Conversation).where(Conversation.key == key, Conversation.user_id == user_id))
+    return session.scalar(
+        select(Conversation).where(Conversation.key == key, Conversation.user_id == user_id),
+        execution_options={"populate_existing": True},
+    )
 
 
 def page(

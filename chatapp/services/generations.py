@@ -70,7 +70,7 @@ def start_in(
     """As `start`, but an unknown UUID becomes the new conversation's id, and somebody else's is not found."""
 
     def question(session: Session) -> tuple[Conversation, Message]:
-        conversation = session.get(Conversation, conversation_id) if conversation_id else None
+        conversation = session.get(Conversation, conversation_id, populate_existing=True) if conversation_id else None
         if conversation is None:
             conversation = talks.add(session, user, conversation_id=conversation_id)
         elif conversation.user_id != user.id:
@@ -79,7 +79,8 @@ def start_in(
 
     prompt = talks.checked(prompt, field="message")
     known = talks.find(db.session(), user, conversation_id) if conversation_id else None
-    return begin(user, question, model=model, key=key, usual=known.model if known else None, **params)
+    usual = known.model if known else None
+    return begin(user, question, model=model, key=key, usual=usual, model_field="model", **params)
 
 
 def regenerate(user: User, message_id: str, *, model: str | None, key: str | None) -> Generation:
@@ -188,7 +189,14 @@ def stop(user: User, conversation_id: str) -> Message | None:
 
 
 def begin(
-    user: User, question: Find, *, model: str | None, key: str | None, usual: str | None = None, **params: Any
+    user: User,
+    question: Find,
+    *,
+    model: str | None,
+    key: str | None,
+    usual: str | None = None,
+    model_field: str = "modelId",
+    **params: Any,
 ) -> Generation:
     """Make a generation for the question that *question* finds or stores, and start its runner; once per *key*.
 
@@ -199,7 +207,7 @@ def begin(
     if existing is not None:
         return existing
     db.session.commit()  # no connection is held while model servers are asked
-    model_id = models.resolve(parts, model, usual=usual, field="model")
+    model_id = models.resolve(parts, model, usual=usual, field=model_field)
     try:
         with writing() as session:
             existing = generations.by_key(session, user.id, key) if key else None

@@ -220,7 +220,7 @@ def test_a_reference_that_is_none_is_400(made: Talk) -> None:
 def test_a_model_that_is_not_there_is_400_and_named(made: Talk) -> None:
     for model in ("nonsense", "nobody/nothing", "openai/", "/", "openai", "\u2028", "{}", "'; --"):
         error = check_error(made.request("POST /api/chat/start", json={"prompt": "x", "modelId": model}), 400)
-        assert list(error["fields"]) == ["model"]
+        assert list(error["fields"]) == ["modelId"]
 
 
 # Addresses
