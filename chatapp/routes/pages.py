@@ -34,9 +34,9 @@ MODULES = (  # all that the first sight of a conversation needs, so that the bro
     "vendor/marked-18.2.1.js",
 )
 STARTERS = (
-    ("Explain a thing simply, then in depth", "learn"),
-    ("Turn these meeting notes into a list of tasks", "paste them"),
-    ("Find the mistake in this code", "paste it"),
+    ("Turn these meeting notes into a list of tasks", "paste the notes"),
+    ("Find the mistake in this code", "paste the code"),
+    ("Make this text shorter and clearer", "paste the text"),
 )
 # A slip in the page stays without effect: nothing runs, loads or connects but what comes from this site.
 POLICY = "; ".join(
@@ -78,8 +78,8 @@ def conversation(conversation_id: UUID) -> AnyResponse:
 def shell() -> AnyResponse:
     user = auth.optional_user()
     if user is None:
-        next_page = {"next": request.path} if request.path != "/" else {}
-        return redirect(url_for("pages.sign_up" if accounts.is_first() else "pages.sign_in", **next_page))
+        door_name = "pages.sign_up" if accounts.is_first() else "pages.sign_in"
+        return redirect(url_for(door_name, next=request.path if request.path != "/" else None))
     listed = conversations.page(user, q="", archived=False, page=1, page_size=PAGE_SIZE)
     return page(
         "chat.html",
@@ -130,7 +130,7 @@ def page(template: str, **values: Any) -> Response:
 
 @blueprint.get("/static/css/site-<digest>.css")
 @auth.public
-def css(digest: str) -> Response:
+def css(digest: str) -> AnyResponse:
     """All of `static/css` in one, so that the page waits for one request."""
     text, current = stylesheet()
     response = Response(text, mimetype="text/css")

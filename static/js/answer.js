@@ -10,7 +10,7 @@
  * @typedef {{code: string, message: string, retryable: boolean}} Failure
  * @typedef {{event: string, [field: string]: any}} Event
  * @typedef {{generation: string?, conversation: string?, message: string?, model: string?, status: Status,
- *   phase: string?, sources: object[]?, reasoning: string, text: string, usage: object?, finish_reason: string?,
+ *   phase: string?, sources: {text: string, score: number, metadata?: Record<string, any>}[]?, reasoning: string, text: string, usage: object?, finish_reason: string?,
  *   error: Failure?, metadata: Record<string, any>}} Answer
  */
 

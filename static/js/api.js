@@ -92,8 +92,11 @@ async function call(method, path, body, options) {
   }
 }
 
-/** As `call`, again and again with growing pauses while the server is away, *tries* times. */
-async function persistent(/** @type {string} */ method, /** @type {string} */ path, body = {}, { tries = 6, ...options } = {}) {
+/**
+ * As `call`, again and again with growing pauses while the server is away, *tries* times.
+ * @param {string} method @param {string} path @param {object} [body] @param {{tries?: number, signal?: AbortSignal}} [options]
+ */
+async function persistent(method, path, body = {}, { tries = 6, ...options } = {}) {
   for (let attempt = 1; ; attempt++) {
     try {
       return await call(method, path, body, options);

@@ -11,10 +11,11 @@ import "./elements/chat-composer.js";
 import { branch, newestLeaf, siblings } from "./elements/chat-thread.js";
 
 const FRESH_MS = 15_000; // a list older than this is asked for again when the page is looked at
+const OTHERS_MS = 5000; // how late the list may learn that another answer has ended
 const POLL_MS = 1500;
 
 /** @typedef {Record<string, any>} Message */
-/** @typedef {{message: Message, request: Record<string, any>?, stream: AnswerStream | null, abort: AbortController}} Following */
+/** @typedef {{message: Message, request: Record<string, any>?, answer: import("./answer.js").Answer, stream: AnswerStream | null, abort: AbortController}} Following */
 
 const boot = JSON.parse(document.getElementById("boot")?.textContent ?? "{}");
 const site = document.body.dataset.site ?? "";
@@ -54,7 +55,7 @@ function turnTo(id) {
   thread.removeAttribute("data-state");
   composer.open(id);
   setTitle("");
-  document.body.removeAttribute("data-drawer");
+  closeDrawer();
 }
 
 /** Show the conversation *id*, as it is on the server. @param {string?} id */
@@ -76,7 +77,8 @@ async function reload({ first = false } = {}) {
     if (key === shown.key && first) failedToOpen(/** @type {ApiError} */ (error));
     return;
   }
-  if (key !== shown.key) return;
+  if (key !== shown.key || following) return;
+  if (!first && sameAs(conversation)) return; // nothing is redrawn under the reader's hands
   shown.messages = new Map(conversation.messages.map((message) => [message.id, message]));
   shown.leaf = conversation.leaf_id ?? conversation.messages.at(-1)?.id ?? null;
   setTitle(conversation.title);
@@ -85,6 +87,12 @@ async function reload({ first = false } = {}) {
   if (running) follow(running, null);
   else composer.running = false;
   if (first) thread.follow();
+}
+
+/** Whether *conversation* is what is shown already. @param {Record<string, any>} conversation */
+function sameAs({ leaf_id, messages }) {
+  const same = ({ id, status }) => shown.messages.get(id)?.status === status;
+  return leaf_id === shown.leaf && messages.length === shown.messages.size && messages.every(same);
 }
 
 /** @param {ApiError} error */
@@ -100,7 +108,8 @@ function failedToOpen(error) {
 /** @param {Message} message @param {Record<string, any>?} request what it was asked with, if this page asked */
 function follow(message, request) {
   unfollow();
-  following = { message, request, stream: null, abort: new AbortController() };
+  const answer = fromMessage({ ...message, content: "", reasoning: "" }); // the stream begins with the first word
+  following = { message, request, answer, stream: null, abort: new AbortController() };
   composer.running = true;
   sidebar.update({ id: /** @type {string} */ (shown.id), running: true });
   if (composer.streaming && "EventSource" in window) byStream(following);
@@ -117,7 +126,7 @@ function unfollow() {
 /** @param {Following} mine @param {import("./answer.js").Event[]} events */
 function take(mine, events) {
   if (mine !== following) return;
-  const answer = fold(events, mine.answer ?? fromMessage({ ...mine.message, content: "", reasoning: "" }));
+  const answer = fold(events, mine.answer);
   mine.answer = answer;
   const { text, status, phase, reasoning, sources, usage, finish_reason, error, metadata, model } = answer;
   Object.assign(mine.message, { content: text, status, phase, reasoning, sources, usage, finish_reason, error, metadata, model });
@@ -134,14 +143,7 @@ function ended(mine) {
   draw();
   if (mine.message.status === "failed" || mine.message.status === "interrupted") composer.holdNext();
   composer.running = false;
-  if (!shown.title) retitle(id);
-}
-
-/** A conversation has its name from its first question, made by the server. @param {string} id */
-async function retitle(id) {
-  await refreshList();
-  const title = sidebar.titleOf(id);
-  if (shown.id === id && title) setTitle(title);
+  refreshList();
 }
 
 /** @param {Following} mine */
@@ -217,7 +219,7 @@ function finish(mine, message) {
 
 /** @param {string} prompt */
 async function ask(prompt) {
-  const request = { message: prompt, model: composer.modelId, requestId: uuid() };
+  const request = { message: prompt, model: composer.modelId ?? undefined, requestId: uuid() };
   const now = new Date().toISOString();
   const question = { id: `asking-${request.requestId}`, parent_id: shown.leaf, role: "user", content: prompt, status: "finished", created_at: now };
   await begin(request, question, () => api.start({ modelId: request.model, prompt, chatId: shown.id ?? undefined, requestId: request.requestId }));
@@ -228,7 +230,7 @@ async function regenerate(id) {
   const message = shown.messages.get(id);
   const question = message?.role === "user" ? message : shown.messages.get(message?.parent_id ?? "");
   if (!question || following) return;
-  const request = { message: question.content, model: composer.modelId, requestId: uuid() };
+  const request = { message: question.content, model: composer.modelId ?? undefined, requestId: uuid() };
   await begin(request, question, () => api.regenerate(id, { modelId: request.model, requestId: request.requestId }));
 }
 
@@ -236,7 +238,7 @@ async function regenerate(id) {
 async function edit(id, content) {
   const old = shown.messages.get(id);
   if (!old || following) return;
-  const request = { message: content, model: composer.modelId, requestId: uuid() };
+  const request = { message: content, model: composer.modelId ?? undefined, requestId: uuid() };
   const question = { ...old, id: `asking-${request.requestId}`, content };
   await begin(request, question, () => api.edit(id, { content, modelId: request.model, requestId: request.requestId }));
 }
@@ -340,39 +342,48 @@ function turnPage(id, step) {
 async function refreshList() {
   listed = Date.now();
   await sidebar.load().catch(() => {});
+  const title = shown.id && sidebar.titleOf(shown.id); // perhaps the server, or another tab, has found a better one
+  if (title && title !== shown.title) setTitle(title);
 }
 
 // What is pressed
 
-addEventListener("chat-ask", (event) => ask(event.detail.prompt));
-addEventListener("chat-stop", stop);
-addEventListener("chat-try-now", () => following?.stream?.retryNow());
-addEventListener("chat-act", (event) => {
-  const { act, id, step, content } = event.detail;
+/** @param {string} name @param {(detail: Record<string, any>) => any} act */
+const on = (name, act) => addEventListener(name, (event) => act(/** @type {CustomEvent} */ (event).detail));
+
+on("chat-ask", ({ prompt }) => ask(prompt));
+on("chat-stop", stop);
+on("chat-try-now", () => following?.stream?.retryNow());
+on("chat-act", ({ act, id, step, content }) => {
   if (act === "regenerate") regenerate(id);
   else if (act === "turn-to") turnPage(id, step);
   else if (act === "edit") edit(id, content);
 });
-addEventListener("chat-open", (event) => go(`/c/${event.detail.id}`));
-addEventListener("chat-new", () => go("/"));
-addEventListener("chat-drawer", () => drawer(true));
-addEventListener("chat-renamed", (event) => event.detail.id === shown.id && setTitle(event.detail.title));
-addEventListener("chat-removed", (event) => event.detail.id === shown.id && go("/"));
+on("chat-open", ({ id }) => go(`/c/${id}`));
+on("chat-new", () => go("/"));
+on("chat-drawer", () => drawer(true));
+on("chat-renamed", ({ id, title }) => id === shown.id && setTitle(title));
+on("chat-removed", ({ id }) => id === shown.id && go("/"));
 addEventListener("popstate", () => open(idIn(location.pathname)));
 addEventListener("keydown", (event) => {
   if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") (event.preventDefault(), drawer(true), sidebar.focusSearch());
   else if (event.key === "Escape" && document.body.dataset.drawer) drawer(false);
 });
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden && Date.now() - listed > FRESH_MS) refreshList();
+  if (document.hidden || Date.now() - listed < FRESH_MS) return;
+  refreshList();
+  if (!following) reload();
 });
+setInterval(() => {
+  if (!document.hidden && sidebar.hasRunning(following ? shown.id : null)) refreshList();
+}, OTHERS_MS);
 document.addEventListener("click", (event) => {
   const button = /** @type {Element} */ (event.target).closest("[data-act]");
   const act = button?.getAttribute("data-act");
   if (act === "open-drawer") drawer(true);
   else if (act === "close-drawer") drawer(false);
   else if (act === "conversation-menu" && shown.id) sidebar.menu(shown.id, /** @type {HTMLElement} */ (button));
-  else if (act === "starter") composer.write(button?.querySelector(".empty__prompt")?.textContent ?? "");
+  else if (act === "starter") composer.write(`${button?.querySelector(".empty__prompt")?.textContent}:\n\n`);
   else if (act === "sign-out") api.logout().finally(() => location.assign("/sign-in"));
 });
 
@@ -380,11 +391,17 @@ document.addEventListener("click", (event) => {
 function drawer(open) {
   if (open && matchMedia("(width < 64rem)").matches) {
     document.body.dataset.drawer = "open";
+    part("main").inert = true;
     /** @type {HTMLElement | null} */ (sidebar.querySelector("a, input"))?.focus();
   } else if (document.body.dataset.drawer) {
-    document.body.removeAttribute("data-drawer");
+    closeDrawer();
     /** @type {HTMLElement | null} */ (document.querySelector('[data-act="open-drawer"]'))?.focus();
   }
+}
+
+function closeDrawer() {
+  document.body.removeAttribute("data-drawer");
+  part("main").inert = false;
 }
 
 /** @param {string} path */
@@ -399,7 +416,7 @@ function idIn(path) {
 }
 
 composer.maxChars = boot.max_message_chars;
-sidebar.show(boot.conversations);
-listed = Date.now();
+if (boot.conversations) sidebar.show(boot.conversations);
+listed = boot.conversations ? Date.now() : 0;
 open(idIn(location.pathname));
 composer.loadModels();

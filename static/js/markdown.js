@@ -109,14 +109,14 @@ const BLOCK = {
   code: (token) => codeBlock(token.text, token.lang ?? ""),
   table: (token) => {
     const cell = (name, { tokens, align }) => {
-      const node = prose(name, inline(tokens));
+      const node = element(name, "", inline(tokens)); // its columns run as the whole table does
       if (align) node.dataset.align = align;
       return node;
     };
     const row = (name, cells) => element("tr", "", ...cells.map((each) => cell(name, each)));
     const head = element("thead", "", row("th", token.header));
     const body = element("tbody", "", ...token.rows.map((cells) => row("td", cells)));
-    const scroller = element("div", "table", element("table", "", head, body));
+    const scroller = element("div", "table", prose("table", head, body));
     scroller.tabIndex = 0;
     scroller.setAttribute("role", "region");
     scroller.setAttribute("aria-label", "Table");
@@ -171,7 +171,7 @@ function blocks(tokens, depth) {
 /** The tokens of *source*; plain text where it is nested or long beyond reason. @param {string} source @param {object} links */
 function lex(source, links) {
   const lexer = new Lexer({ gfm: true });
-  lexer.tokens.links = links;
+  Object.assign(lexer.tokens, { links });
   try {
     lexer.blockTokens(source, lexer.tokens);
     for (let next = 0; next < lexer.inlineQueue.length; next++) {
@@ -272,9 +272,10 @@ function morph(old, fresh) {
 
 /** @param {Node} parent @param {Node[]} fresh @param {number} from the first child that may change */
 function morphChildren(parent, fresh, from) {
+  /** @type {ChildNode | null} */
   let old = parent.childNodes[from] ?? null;
   for (const node of fresh) {
-    if (old) old = morph(old, node).nextSibling;
+    if (old) old = /** @type {ChildNode | null} */ (morph(old, node).nextSibling);
     else parent.appendChild(node);
   }
   while (old) {
@@ -340,7 +341,7 @@ export class MarkdownView {
 
   /** The caret stands after the last letter. */
   #place() {
-    let end = this.#root;
+    let end = /** @type {Element} */ (this.#root);
     while (end.lastElementChild && /^(P|H3|H4|UL|OL|LI|BLOCKQUOTE|DIV|PRE|CODE|TABLE|TBODY|TR|TD)$/.test(end.lastElementChild.nodeName)) {
       if (end.nodeName === "LI" && end.lastChild instanceof Text) break;
       end = end.lastElementChild;

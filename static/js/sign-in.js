@@ -42,7 +42,7 @@ function show(error) {
   first?.focus();
   if (first) return;
   if (error.status === 401) {
-    form.elements.namedItem("password")?.setAttribute("aria-invalid", "true");
+    document.getElementById("password")?.setAttribute("aria-invalid", "true");
     const left = error.triesLeft;
     say(formError, `Email and password do not match.${left ? ` ${left} ${left === 1 ? "try" : "tries"} left.` : ""}`);
   } else {

@@ -100,7 +100,7 @@ export class ChatComposer extends HTMLElement {
   open(conversation) {
     this.#draftKey = DRAFT + (conversation ?? "");
     this.#text.value = kept.get(this.#draftKey) ?? "";
-    this.#text.placeholder = conversation ? "Ask a follow-up" : "Ask, or type / for commands";
+    this.#text.placeholder = conversation ? "Ask a follow-up" : "Ask a question";
     this.#setNext("");
     this.#typed(false);
   }

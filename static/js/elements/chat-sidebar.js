@@ -82,6 +82,11 @@ export class ChatSidebar extends HTMLElement {
     this.#draw();
   }
 
+  /** Whether an answer is being written in a conversation other than *id*. @param {string?} id */
+  hasRunning(id) {
+    return [...this.#known.values()].some((each) => each.running && each.id !== id);
+  }
+
   /** @param {string} id */
   titleOf(id) {
     return this.#known.get(id)?.title ?? "";

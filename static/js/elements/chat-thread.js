@@ -33,6 +33,7 @@ export function newestLeaf(messages, id) {
 
 /** @param {Message[]} path @returns {{question: Message?, answer: Message?}[]} */
 function pairs(path) {
+  /** @type {{question: Message?, answer: Message?}[]} */
   const turns = [];
   for (const message of path) {
     if (message.role === "user") turns.push({ question: message, answer: null });
@@ -60,7 +61,9 @@ export class ChatThread extends HTMLElement {
       else if (scrollTop < last) this.#following = false;
       last = scrollTop;
     }, { passive: true });
-    this.addEventListener("chat-grown", () => this.#following && this.toEnd());
+    // The text grows, and so does the composer with what it says: neither hides the end from who reads it.
+    const resized = new ResizeObserver(() => this.#following && this.toEnd());
+    for (const child of [this, this.#scroller.querySelector("chat-composer")]) if (child) resized.observe(child);
   }
 
   /** @param {Map<string, Message>} messages @param {string?} leaf */

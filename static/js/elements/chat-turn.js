@@ -103,7 +103,6 @@ export class ChatTurn extends HTMLElement {
     // A long answer takes long to draw: leave the page four times as long to everything else.
     const spent = performance.now() - began;
     if (spent > SLOW_FRAME_MS) this.#busyUntil = performance.now() + 4 * spent;
-    this.dispatchEvent(new CustomEvent("chat-grown", { bubbles: true }));
   }
 
   #drawReasoning({ reasoning, text }, running) {
@@ -128,6 +127,7 @@ export class ChatTurn extends HTMLElement {
     this.#part.status.toggleAttribute("data-after", status === "stopped" && text !== "");
   }
 
+  /** @param {{sources: {metadata?: Record<string, any>}[]?}} answer */
   #drawSources({ sources }) {
     this.#part.sources.hidden = !sources?.length;
     if (!sources?.length || this.#part.sources.childElementCount === sources.length) return;
