@@ -34,7 +34,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask(__name__, template_folder=ROOT / "templates", static_folder=ROOT / "static")
     app.json = _json.OrjsonProvider(app)
     app.config.update(
-        SQLALCHEMY_DATABASE_URI=settings.database_url,
+        SQLALCHEMY_DATABASE_URI=database.url(settings),
         SQLALCHEMY_ENGINE_OPTIONS=database.engine_options(settings),
         MAX_CONTENT_LENGTH=MAX_BODY_BYTES,
         MAX_FORM_MEMORY_SIZE=MAX_BODY_BYTES,

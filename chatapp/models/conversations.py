@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, func, or_, select
 from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 
-from chatapp.database import Base, utcnow
+from chatapp.database import Base, exclusively, utcnow
 from chatapp.models._columns import Created, Id
 
 USER = "user"
@@ -109,6 +109,7 @@ def message_of(session: Session, message_id: str, user_id: str) -> Message | Non
 
 def add_message(session: Session, conversation: Conversation, message: Message) -> Message:
     """Store *message* as the newest of *conversation*, which then shows its branch."""
+    exclusively(session, f"conversation {conversation.id}")  # two at once would take the same position
     last = session.scalar(select(func.max(Message.position)).where(Message.conversation_id == conversation.id))
     message.conversation_id = conversation.id
     message.position = (last or 0) + 1

@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from werkzeug.security import check_password_hash, generate_password_hash
 
-from chatapp.database import db, utcnow, writing
+from chatapp.database import db, exclusively, utcnow, writing
 from chatapp.errors import Conflict, Forbidden, NotFound, RateLimited, Unauthorized, ValidationFailed
 from chatapp.models import accounts
 from chatapp.models.accounts import ADMIN, BUILT_IN_EMAIL, MEMBER, Invite, SignIn, User

@@ -33,7 +33,7 @@ class Logs:
         self.log, self.begin, self.bell, self.world = log, begin, bell, world
 
 
-@pytest.fixture(params=["memory", "sql"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def logs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Logs]:
     bell = Bell()
     if request.param == "memory":
@@ -47,7 +47,7 @@ def logs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Logs]:
         bell.listen(log.hear)
         yield Logs(log, begin, bell)
         return
-    made = world.make(tmp_path)
+    made = world.make(tmp_path, request.getfixturevalue("new_database")() if request.param == "postgresql" else "")
     store = sql.Store(made.engine)
     log = EventLog(store, bell.ring)
     bell.listen(log.hear)
@@ -292,9 +292,9 @@ def test_any_batching_reads_back_as_one_dense_log(logs: Logs, sizes: list[int], 
 # what only a database can lose
 
 
-@pytest.fixture
-def stored(tmp_path: Path) -> Iterator[tuple[World, EventLog, sql.Store]]:
-    made = world.make(tmp_path)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[World, EventLog, sql.Store]]:
+    made = world.make(tmp_path, request.getfixturevalue("new_database")() if request.param == "postgresql" else "")
     store = sql.Store(made.engine)
     bell = Bell()
     log = EventLog(store, bell.ring)

@@ -66,9 +66,9 @@ class World:
         self.engine.dispose()
 
 
-def make(folder: Path) -> World:
-    """Return a new, migrated database in *folder* with one user."""
-    settings = Settings(data_dir=folder, secret_key="x" * 64).completed()
+def make(folder: Path, database_url: str = "") -> World:
+    """Return a new, migrated database in *folder*, or at *database_url*, with one user."""
+    settings = Settings(data_dir=folder, secret_key="x" * 64, database_url=database_url).completed()
     migrate(settings)
     engine = engine_for(settings)
     with session_of(engine, writes=True) as session:

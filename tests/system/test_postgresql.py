@@ -1,0 +1,45 @@
+"""The site on PostgreSQL, by nothing but its address."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.support.site import PASSWORD, Client, Site
+
+
+def test_an_answer_is_streamed_stored_and_there_after_a_restart(
+    new_site: Callable[..., Site], new_database: Callable[[], str]
+) -> None:
+    site = new_site(CHATAPP_DATABASE_URL=new_database())
+    ada = site.new_user()
+    started, whole = ada.ask("Grüße 🦊 one two")
+    running = ada.start("x", "openai/count-2000,delay=0.01")
+    stream = ada.follow(running["generationId"])
+    seen = [next(stream) for _ in range(5)]
+    stopped = ada.call("POST", f"/api/chat/conversations/{running['conversationId']}/stop")["message"]
+    assert stopped["status"] == "stopped"
+    rest = list(stream)
+    assert json.loads(rest[-1].data)["message"] == stopped
+    assert [frame.id for frame in seen + rest] == [str(n) for n in range(1, len(seen + rest) + 1)]
+    site.kill()
+    site.start()
+    assert list(ada.follow(started["generationId"])) == whole
+    assert ada.answer(started)["content"] == "Grüße 🦊 one two"
+    assert not (site.folder / "data" / "chatapp.db").exists()
+
+
+def test_those_who_come_first_at_once_are_not_all_the_admin(
+    new_site: Callable[..., Site], new_database: Callable[[], str]
+) -> None:
+    site = new_site(CHATAPP_DATABASE_URL=new_database())
+
+    def register(number: int) -> str:
+        body = {"email": f"{number}@example.org", "password": PASSWORD}
+        role: str = Client(site.url).call("POST", "/api/auth/register", body, 201)["user"]["role"]
+        return role
+
+    with ThreadPoolExecutor(8) as pool:
+        roles = list(pool.map(register, range(8)))
+    assert roles.count("admin") == 1
