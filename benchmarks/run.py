@@ -127,19 +127,22 @@ def seconds_to_first_page(clone: Path, environ: dict[str, str]) -> float:
 def measure_install() -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         environ = {**os.environ, "PIP_CACHE_DIR": str(BUILD / "pip-cache")}
-        python = Path(folder) / "venv" / "bin" / "python"
-        subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
-        before = size(python.parent.parent)
-        pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "download", "--dest", f"{folder}/wheels", str(ROOT)], env=environ, check=True, cwd=folder)
-        install = [*pip, "install", "--no-index", "--find-links", f"{folder}/wheels", "chatapp"]
-        subprocess.run(install, env=environ, check=True, cwd=folder)
-        listed = subprocess.run([*pip, "list", "--format", "json"], check=True, capture_output=True)
+        clone, wheels, venv = (Path(folder) / name for name in ("clone", "wheels", "venv"))
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+        before = size(venv)
+        pip = [str(venv / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        for step in (
+            ["wheel", "--wheel-dir", wheels, clone],
+            ["install", "--no-index", "--find-links", wheels, "chatapp"],
+        ):
+            subprocess.run([*pip, *map(str, step)], env=environ, check=True, stderr=subprocess.DEVNULL)
+        listed = subprocess.run([*pip[:3], "list", "--format", "json"], check=True, capture_output=True)
         names = {package["name"].lower() for package in json.loads(listed.stdout)} - {"pip", "setuptools", "chatapp"}
         return [
             Figure("packages in the core", len(names), "", 45),
-            Figure("to download", size(Path(folder) / "wheels") / MB, "MB", 60),
-            Figure("on disk", (size(python.parent.parent) - before) / MB, "MB", 150),
+            Figure("to download", size(wheels) / MB, "MB", 60),
+            Figure("on disk", (size(venv) - before) / MB, "MB", 150),
         ]
 
 
