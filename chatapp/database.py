@@ -10,6 +10,7 @@ Rule: nothing that waits (hashing, a model, a reader) stands inside a writing tr
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ from chatapp.settings import Settings
 MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK_SECONDS = 30.0  # a lock held longer is a fault of its own; the asker is told
 SHORT_BUSY_SECONDS = 0.02  # what a statement may block the loop for, where SQLite alone can wait (recovery of the WAL)
+
+WAL_BYTES = 4 * 1024 * 1024  # SQLite's own measure, 1,000 pages
 
 WRITES = {"chatapp_writes": True}
 
@@ -89,6 +92,29 @@ def _postgresql_now(element: Any, compiler: Any, **options: Any) -> str:
     return "extract(epoch from clock_timestamp())"
 
 
+def checkpoint(engine: Engine) -> bool:
+    """Move what SQLite's write-ahead log has gathered into the database, if it is much; return whether it was.
+
+    In a thread, since it waits for the disk: SQLite by itself does this within some unlucky commit, and every stream of
+    the process would wait along. Call it now and then; what is in the log is safe and can be read all the same.
+    """
+    file = engine.url.database
+    if engine.dialect.name != "sqlite" or not file:
+        return False
+    try:
+        if Path(f"{file}-wal").stat().st_size < WAL_BYTES:
+            return False
+    except FileNotFoundError:
+        return False
+    gevent.get_hub().threadpool.apply(_checkpoint, (file,))
+    return True
+
+
+def _checkpoint(file: str) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
 def utcnow() -> datetime:
     return datetime.now(UTC)
 
@@ -106,6 +132,8 @@ def _open_sqlite(connection: sqlite3.Connection, record: Any) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")  # see `checkpoint`
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES // 4}")  # what was moved is cut off
 
 
 def _begin_sqlite(connection: Connection) -> None:

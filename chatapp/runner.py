@@ -10,6 +10,7 @@ the event loop, when no other greenlet runs. Thus a commit is never torn, and a 
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from chatapp.answer import INTERRUPTED, Answer, fold
-from chatapp.database import session_of
+from chatapp.database import checkpoint, session_of
 from chatapp.errors import AppError, Interrupted, Overloaded, ProviderError, ProviderTimeout
 from chatapp.eventlog import EventLog, LeaseLost
 from chatapp.events import Event, Failed, Finished, Reasoning, Started, Status, Token, Usage
@@ -362,10 +363,11 @@ class Runners:
         while True:
             try:
                 self._keep_once()
+                checkpoint(self._engine)
                 if time.monotonic() > swept_at + 60:
                     swept_at = time.monotonic()
                     self._log.store.sweep(self._settings.stream_retention_seconds)
-            except (DBAPIError, AppError):
+            except (DBAPIError, sqlite3.Error, AppError):
                 logger.exception("the leases could not be kept; trying again")
             gevent.sleep(self._settings.lease_seconds / 4)
 

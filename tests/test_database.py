@@ -14,7 +14,7 @@ from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from chatapp import database
-from chatapp.database import connected, engine_for, migrate, now_seconds, session_of
+from chatapp.database import checkpoint, connected, engine_for, migrate, now_seconds, session_of
 from chatapp.errors import Overloaded
 from chatapp.models.accounts import User
 from chatapp.models.conversations import Conversation
@@ -205,3 +205,27 @@ def test_a_migration_that_fails_half_way_leaves_the_database_as_it_was(
     assert world.tables(engine) == set()
     engine.dispose()
     assert migrate(settings) is True
+
+
+def fill(made: World, rounds: int) -> None:
+    for n in range(rounds):
+        with connected(made.engine, writes=True) as connection:
+            connection.execute(text("update users set name = :name"), {"name": f"{n:04}" * 25_000})
+
+
+def wal_bytes(made: World) -> int:
+    return (made.settings.data_dir / "chatapp.db-wal").stat().st_size
+
+
+def test_no_commit_moves_the_write_ahead_log_but_a_thread_does(made: World) -> None:
+    fill(made, 60)
+    assert wal_bytes(made) > database.WAL_BYTES  # SQLite by itself would have begun anew at that size
+    assert checkpoint(made.engine) is True
+    fill(made, 2)
+    assert wal_bytes(made) < database.WAL_BYTES
+    with session_of(made.engine) as session:
+        assert session.get_one(User, made.user_id).name == "0001" * 25_000
+
+
+def test_a_small_write_ahead_log_is_left_alone(made: World) -> None:
+    assert checkpoint(made.engine) is False
