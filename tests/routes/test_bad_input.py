@@ -474,12 +474,17 @@ def frames(response: requests.Response) -> list[sse.Frame]:
     return sse.Parser().feed(response.content)
 
 
+@pytest.fixture(scope="module")
+def foreign(house: Site) -> str:
+    """Somebody else's answer."""
+    started, _ = house.new_user("Bob").ask("a secret of Bob's")
+    generation_id: str = started["generationId"]
+    return generation_id
+
+
 @pytest.mark.parametrize("place", ["header", "query"])
 @pytest.mark.parametrize("route", STREAMS)
-def test_a_cursor_that_is_none_begins_at_the_beginning(house: Site, made: Talk, route: str, place: str) -> None:
-    secret = house.new_user("Bob")
-    others, _ = secret.ask("a secret of Bob's")
-    foreign = others["generationId"]
+def test_a_cursor_that_is_none_begins_at_the_beginning(made: Talk, foreign: str, route: str, place: str) -> None:
     strange = [foreign.encode(), f"{foreign.replace('-', '')}-2".encode(), f"{foreign}-2".encode()]
     one, whole = made, None
     for number, cursor in enumerate([*CURSORS, *BEYOND, *strange]):
@@ -543,7 +548,7 @@ def test_after_many_errors_the_next_request_is_served(house: Site, made: Talk) -
     with ThreadPoolExecutor(10) as pool:
         assert list(pool.map(fail, range(50))) == [404, 400, 409, 400, 404] * 10
     with ThreadPoolExecutor(20) as pool:  # more than there are connections
-        answers = list(pool.map(lambda n: talk(house.new_user()).request("GET /api/auth/me").status_code, range(20)))
+        answers = list(pool.map(lambda n: talk(made.client).request("GET /api/auth/me").status_code, range(20)))
     assert answers == [200] * 20
 
 
