@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from http.cookiejar import Cookie
 from pathlib import Path
 from threading import Thread
@@ -24,7 +22,7 @@ from chatapp.models import accounts as tables_of
 from chatapp.models.accounts import BUILT_IN_EMAIL, User
 from chatapp.services import accounts
 from tests.support import api, world
-from tests.support.api import EXAMPLES, check_error, talk
+from tests.support.api import EXAMPLES, check_error, talk, write
 from tests.support.site import PASSWORD, Client, Site
 
 SIGNING_IN = {"POST /api/auth/register", "POST /api/auth/login"}
@@ -54,13 +52,6 @@ def new_email() -> str:
 
 def registration(**values: Any) -> dict[str, Any]:
     return {"email": new_email(), "password": PASSWORD, **values}
-
-
-def write(site: Site, statement: str, *values: Any) -> None:
-    """Change the site's database behind its back, as time would."""
-    file = Path(site.environ["CHATAPP_DATA_DIR"]) / "chatapp.db"
-    with closing(sqlite3.connect(file, timeout=20)) as database, database:
-        database.execute(statement, values)
 
 
 def at_once(number: int, call: Callable[[int], Any]) -> list[Any]:
