@@ -137,7 +137,8 @@ def deepest(session: Session, message_id: str) -> str:
     """Return the newest leaf under *message_id*, itself included: what to show when a reader turns to this branch."""
     conversation_id = select(Message.conversation_id).where(Message.id == message_id).scalar_subquery()
     links = select(Message.parent_id, Message.id).where(Message.conversation_id == conversation_id)
-    newest = dict(session.execute(links.order_by(Message.position)).tuples().all())  # of a parent, the last child stays
+    # of a parent, the last child stays
+    newest = dict(session.execute(links.order_by(Message.position)).all())
     while message_id in newest:
         message_id = newest[message_id]
     return message_id
