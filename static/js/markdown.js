@@ -11,9 +11,12 @@
  */
 import { Lexer } from "../vendor/marked-18.2.1.js";
 
-const MAX_INLINE = 12_000; // marked's emphasis rules are quadratic: a longer run of prose is shown as it is
+const MAX_INLINE = 12_000; // a longer run of prose, or one with more marks, is shown as it is:
+const MAX_MARKS = 400; // marked takes quadratic time for marks that do not match
 const MAX_DEPTH = 40; // blocks in blocks
 const MAX_MARK = 300; // longer is no mark, no address
+// A line that may yet become a rule, a heading's underline, a fence with its language, an item or a task.
+const UNCLEAR = /^[\s>]*(?:[-*_=+#~`|:\s]+|(?:[-*+]\s+)?\d{1,9}[.)]?\s*|(?:[-*+]|\d{1,9}[.)])\s+\[[ xX]?\]?\s*|(?:(?:[-*+]|\d{1,9}[.)])\s+)?(?:```|~~~)[^`\s]*)$/;
 const MAX_OPEN_CODE = 160; // a backtick that stands alone for longer is just one
 
 const ENTITIES = {
@@ -176,7 +179,7 @@ function lex(source, links) {
     lexer.blockTokens(source, lexer.tokens);
     for (let next = 0; next < lexer.inlineQueue.length; next++) {
       const { src, tokens } = lexer.inlineQueue[next];
-      if (src.length > MAX_INLINE) tokens.push({ type: "escape", raw: src, text: src });
+      if (src.length > MAX_INLINE || (src.match(/[*_~[]/g)?.length ?? 0) > MAX_MARKS) tokens.push({ type: "escape", raw: src, text: src });
       else lexer.inlineTokens(src, tokens);
     }
     return lexer.tokens;
@@ -194,16 +197,28 @@ function lex(source, links) {
 export function settle(text) {
   const lineStart = text.lastIndexOf("\n") + 1;
   const line = text.slice(lineStart);
-  const fences = text.match(/^ {0,3}(?:[-*+] |\d{1,9}[.)] )?[ \t]*(?:```|~~~)/gm);
-  if (fences && fences.length % 2) return line.length < MAX_MARK && /^\s*[`~]+$/.test(line) ? text.slice(0, lineStart) : text; // in a code block
-  if (line.length < MAX_MARK && /^[\s>]*(?:[-*_=+#~`|:\s]+|\d{1,9}[.)]?)$/.test(line)) text = text.slice(0, lineStart);
+  if (line.length < MAX_MARK && UNCLEAR.test(line)) text = text.slice(0, lineStart);
+  if (inCode(text)) return text;
   const block = text.slice(text.lastIndexOf("\n\n") + 1).trimStart();
   if (block.startsWith("|") && /^\|[^\n]*(?:\n[ |:-]*)?$/.test(block)) return text.slice(0, text.length - block.length);
+  if (block.length > MAX_INLINE) return text;
   const trimmed = text.trimEnd();
   let end = trimmed.length;
   while (end > 0 && "*~`".includes(trimmed[end - 1]) && trimmed[end - 2] !== "\\") end -= 1;
+  if (/(?:^|[^\\])(?:\\\\)*\\$/.test(trimmed.slice(-MAX_MARK))) end -= 1; // it may take the next letter with it
+  end -= trimmed.slice(end - 9, end).match(/(?:&#?\w*|<(?:br?\s*\/?)?)$/i)?.[0].length ?? 0; // an entity, a break
   const bare = text.slice(0, end);
-  return block.length > MAX_INLINE ? text : bare + closers(bare.slice(-block.length)) + text.slice(trimmed.length);
+  return bare + closers(bare.slice(-block.length)) + (end === trimmed.length ? text.slice(end) : "");
+}
+
+/** Whether *text* ends within a fenced code block. @param {string} text */
+function inCode(text) {
+  let open = "";
+  for (const [, mark, rest] of text.matchAll(/^ {0,3}(?:[-*+] |\d{1,9}[.)] )?[ \t]*(`{3,}|~{3,})(.*)$/gm)) {
+    if (!open) open = mark;
+    else if (mark.startsWith(open) && !rest.trim()) open = "";
+  }
+  return open !== "";
 }
 
 /** What closes the emphasis, code and link that *text* leaves open. @param {string} text */
@@ -227,8 +242,9 @@ function closers(text) {
       const unused = left === mark.length || left === 0 && /\s/.test(before);
       if (unused && /\S/.test(after) && /[\s(["'“‘—:]/.test(before) && mark.length <= 3 && (char === "*" || mark === "~~")) open.push(mark);
       at += mark.length - 1;
-    } else if (char === "]" && text[at + 1] === "(" && !/[)\s]/.test(text.slice(at + 2, at + 2 + MAX_MARK)) && text.length - at < MAX_MARK) {
-      return ")" + open.reverse().join("");
+    } else if (char === "]" && text[at + 1] === "(" && text.length - at < MAX_MARK) {
+      const target = text.slice(at + 2);
+      if (!/[)\n]/.test(target)) return (target.split('"').length % 2 ? ")" : '")') + open.reverse().join("");
     }
   }
   return open.reverse().join("");
