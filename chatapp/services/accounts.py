@@ -84,6 +84,7 @@ def register(email: str, password: str, *, name: str | None, invite: str | None)
     hashed = hash_password(password)
     try:
         with writing() as session:
+            exclusively(session, "a new account")  # of all who come first one is the admin, and an invite admits one
             first = accounts.is_empty(session)
             invitation = None if first else check_admission(session, mode, email, invite)
             if accounts.by_email(session, email) is not None:
@@ -124,6 +125,8 @@ def login(email: str, password: str, *, address: str) -> Grant:
     known = user is not None and user.disabled_at is None
     matches = off_loop(check_password_hash, (user and user.password_hash) or DUMMY_HASH, password)
     with writing() as session:
+        for key in keys:
+            exclusively(session, key)
         check_waits(session, keys)  # again: of many tries at once all were let in before the first had failed
         if user is not None and known and matches:
             accounts.forgive(session, f"email:{email}")
@@ -164,6 +167,7 @@ def refresh(user_id: str, sign_in_id: str, jti: str) -> Grant:
     """
     reused = False
     with writing() as session:
+        exclusively(session, f"sign-in {sign_in_id}")
         user = accounts.signed_in(session, user_id, sign_in_id)
         entry = session.get(SignIn, sign_in_id)
         if user is None or entry is None or entry.expires_at < utcnow():
@@ -197,6 +201,7 @@ def built_in() -> User:
     if user is not None:
         return user
     with writing() as session:
+        exclusively(session, "a new account")
         user = accounts.by_email(session, BUILT_IN_EMAIL)
         if user is None:
             user = User(email=BUILT_IN_EMAIL, name="You", role=ADMIN, password_hash="")

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from chatapp.database import db, writing
+from chatapp.database import db, exclusively, writing
 from chatapp.errors import NotFound, ValidationFailed
 from chatapp.models import conversations, generations
 from chatapp.models.accounts import User
@@ -89,7 +89,7 @@ def add_question(user: User, conversation_id: str, content: str) -> Message:
     """Store a question that nobody answers yet. Raises NotFound, ValidationFailed."""
     content = checked(content, field="content")
     with writing() as session:
-        conversation = owned(session, user, conversation_id)
+        conversation = kept(session, user, conversation_id)
         return ask(session, conversation, content, parent_id=conversation.leaf_id)
 
 
@@ -115,6 +115,12 @@ def owned(session: Session, user: User, conversation_id: str) -> Conversation:
     return conversation
 
 
+def kept(session: Session, user: User, conversation_id: str) -> Conversation:
+    """As `owned`, but nobody else adds to it before this writing transaction ends: `leaf_id` stays the last message."""
+    exclusively(session, f"conversation {conversation_id}")
+    return owned(session, user, conversation_id)
+
+
 def find(session: Session, user: User, reference: str) -> Conversation | None:
     """Return the conversation that *reference* names: one of the user's by id, else by their own key."""
     if is_uuid(reference):
@@ -128,7 +134,9 @@ def resolve(session: Session, user: User, reference: str | None) -> Conversation
     """Return the conversation that *reference* names, made on first use; None means a new one."""
     if reference is None:
         return add(session, user)
-    return find(session, user, reference) or add(session, user, key=reference)
+    exclusively(session, f"conversation {reference} of {user.id}")
+    found = find(session, user, reference)
+    return kept(session, user, found.id) if found is not None else add(session, user, key=reference)
 
 
 def add(session: Session, user: User, *, key: str | None = None, conversation_id: str | None = None) -> Conversation:

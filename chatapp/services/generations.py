@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from chatapp.answer import RUNNING
-from chatapp.database import db, session_of, utcnow, writing
+from chatapp.database import db, exclusively, session_of, utcnow, writing
 from chatapp.errors import Conflict, NotFound, Overloaded, RateLimited, SessionExpired, of_answer
 from chatapp.eventlog import LogExpired, LogGone
 from chatapp.models import accounts, conversations, generations
@@ -70,6 +70,8 @@ def start_in(
     """As `start`, but an unknown UUID becomes the new conversation's id, and somebody else's is not found."""
 
     def question(session: Session) -> tuple[Conversation, Message]:
+        if conversation_id:
+            exclusively(session, f"conversation {conversation_id}")
         conversation = session.get(Conversation, conversation_id, populate_existing=True) if conversation_id else None
         if conversation is None:
             conversation = talks.add(session, user, conversation_id=conversation_id)
@@ -117,7 +119,7 @@ def of_conversation(user: User, conversation_id: str) -> Generation:
     """
 
     def question(session: Session) -> tuple[Conversation, Message]:
-        conversation = talks.owned(session, user, conversation_id)
+        conversation = talks.kept(session, user, conversation_id)
         last = session.get(Message, conversation.leaf_id or "")
         if last is None or last.role != USER:
             raise Conflict("Nothing was asked in this conversation yet.")
