@@ -316,8 +316,8 @@ async function stop() {
   if (!mine || !shown.id) return;
   try {
     const { message } = await api.stop(shown.id);
-    // The stream brings the end itself; without one this answer does.
-    if (mine === following && !mine.stream && message) finish(mine, message);
+    // The stream brings the end too, but only where there is a connection.
+    if (mine === following && message?.id === mine.message.id) finish(mine, message);
   } catch (error) {
     composer.hint(error instanceof ApiError ? error.message : "");
   }

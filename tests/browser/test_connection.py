@@ -14,7 +14,8 @@ from tests.browser.conftest import sign_in
 from tests.support.fake_models import FakeModels
 from tests.support.site import Client, Site
 
-SLOW = "count-200,delay=0.01"
+LAST = 120
+SLOW = f"count-{LAST},delay=0.01"
 Me = tuple[Page, Client]
 
 
@@ -53,19 +54,19 @@ def test_a_502_of_a_proxy_is_waited_out(site: Site, proxied: Callable[..., Chat]
         proxy.broken_paths = ()
         chat.page.get_by_role("button", name="Try now").click()
         found(chat.page)
-        chat.ended().says(counted(200))
+        chat.ended().says(counted(LAST))
         texts = chat.growth()
         assert all(after.startswith(before) for before, after in itertools.pairwise(texts))
 
 
 def test_cuts_again_and_again_lose_and_repeat_nothing(site: Site, proxied: Callable[..., Chat]) -> None:
     with Proxy(site.port) as proxy:
-        chat = proxied(proxy, "count-200,delay=0.02")
+        chat = proxied(proxy, "count-100,delay=0.02")
         chat.ask("Count")
         for number in (5, 20, 40):
             chat.grew_to(counted(number))
             proxy.cut()
-        chat.ended().says(counted(200))
+        chat.ended().says(counted(100))
 
 
 def test_a_restart_of_the_site_in_mid_answer_goes_unnoticed_but_for_a_pause(
@@ -100,6 +101,11 @@ def test_without_streaming_the_answer_comes_in_one_piece_and_is_asked_for_once(
     assert posted(request.value.post_data)["requestId"]
     assert not streams
     assert len(fake_models.log(model)) == before + 1
+    chat.act("Answer again")
+    expect(chat.turns.last.locator("[data-part=count]")).to_have_text("2 of 2")
+    chat.ended().says(counted(30))
+    assert len(fake_models.log(model)) == before + 2
+    assert not streams
     page.get_by_role("switch", name="Stream responses").check()
     chat.ask("Again").ended().says(counted(30))
     assert streams
@@ -162,11 +168,11 @@ def test_a_sign_in_that_runs_out_is_renewed_unasked(me: Me, site: Site) -> None:
 
 def test_a_sign_in_that_runs_out_in_mid_answer_is_renewed_unasked(site: Site, proxied: Callable[..., Chat]) -> None:
     with Proxy(site.port) as proxy:
-        chat = proxied(proxy, "count-200,delay=0.015")
+        chat = proxied(proxy, "count-100,delay=0.02")
         chat.ask("Count").grew_to("1 2 3")
         chat.page.context.clear_cookies(name="access_token_cookie")
         proxy.cut()
-        chat.ended().says(counted(200))
+        chat.ended().says(counted(100))
 
 
 def test_a_sign_in_that_is_over_leads_to_the_sign_in_page(me: Me, site: Site) -> None:

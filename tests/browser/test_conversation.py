@@ -12,7 +12,8 @@ from playwright.sync_api import BrowserContext, Page, expect
 from tests.browser._chat import Chat, counted
 from tests.support.site import PASSWORD, Client, Site
 
-SLOW = "count-200,delay=0.01"
+LAST = 120
+SLOW = f"count-{LAST},delay=0.01"
 Me = tuple[Page, Client]
 
 
@@ -40,7 +41,7 @@ def test_somebody_signs_up_asks_and_watches_the_answer_grow(
     chat.ask("Count for me").grew_to("1 2 3")
     expect(page).to_have_url(re.compile("/c/[0-9a-f-]{36}$"))
     expect(page).to_have_title(re.compile("^Count for me"))
-    chat.ended().says(counted(200))
+    chat.ended().says(counted(LAST))
     texts = chat.growth()
     assert len(texts) > 20, "it came in a few large pieces"
     assert all(after.startswith(before) for before, after in itertools.pairwise(texts)), "text only grows"
@@ -69,7 +70,7 @@ def test_a_reload_in_mid_answer_loses_and_repeats_nothing(me: Me, site: Site) ->
     chat.page.reload()
     chat.grew_to("1 2 3")
     chat.page.reload()
-    chat.ended().says(counted(200))
+    chat.ended().says(counted(LAST))
 
 
 def test_another_conversation_is_turned_to_and_back_in_mid_answer(me: Me, site: Site) -> None:
@@ -83,7 +84,7 @@ def test_another_conversation_is_turned_to_and_back_in_mid_answer(me: Me, site: 
     chat.says(counted(3))
     assert chat.page.locator("[data-part=stop]").is_hidden()
     chat.page.go_back()
-    chat.grew_to("1 2").ended().says(counted(200))
+    chat.grew_to("1 2").ended().says(counted(LAST))
     assert len(streams) == 2
 
 
@@ -210,7 +211,7 @@ def test_enter_that_ends_a_composition_does_not_send(me: Me, site: Site) -> None
 
 
 def test_a_question_asked_in_mid_answer_waits_for_its_end(me: Me, site: Site) -> None:
-    chat = Chat(me[0], site).open(model="count-200,delay=0.005")
+    chat = Chat(me[0], site).open(model=SLOW)
     chat.ask("First").grew_to("1 2")
     chat.prompt.fill("Second")
     chat.prompt.press("Enter")
@@ -218,7 +219,7 @@ def test_a_question_asked_in_mid_answer_waits_for_its_end(me: Me, site: Site) ->
     expect(chat.turns).to_have_count(1)
     expect(chat.turns).to_have_count(2)
     expect(chat.turns.first).to_have_attribute("data-status", "finished")
-    chat.ended().says(counted(200))
+    chat.ended().says(counted(LAST))
     expect(chat.page.locator("[data-part=next]")).to_be_hidden()
 
 

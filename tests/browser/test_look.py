@@ -96,7 +96,7 @@ def test_the_page_is_dark_where_that_is_wanted(me: Me, site: Site, media: dict[s
 def test_nothing_moves_where_that_is_not_wanted(me: Me, site: Site) -> None:
     page, _ = me
     page.emulate_media(reduced_motion="reduce")
-    chat = Chat(page, site).open(model="count-200,delay=0.01")
+    chat = Chat(page, site).open(model="count-100,delay=0.01")
     chat.ask("Count").grew_to("1 2")
     assert page.evaluate("document.getAnimations().length") == 0
     chat.ended()

@@ -73,7 +73,7 @@ export class ChatTurn extends HTMLElement {
     if (!this.#since) this.#since = Date.now();
     if (answer.reasoning && !this.#thoughtFrom) this.#thoughtFrom = Date.now();
     if (answer.text && this.#thoughtFrom && !this.#thoughtFor) this.#thoughtFor = Date.now() - this.#thoughtFrom;
-    if (isTerminal(answer) || document.hidden) return this.#draw();
+    if (isTerminal(answer)) return this.#draw();
     this.#frame ||= requestAnimationFrame(() => this.#later());
   }
 
