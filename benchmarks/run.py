@@ -38,6 +38,7 @@ PLAIN = ROOT / "benchmarks"  # away from our gunicorn.conf.py, which gunicorn wo
 BUILD = PLAIN / "build"
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 MB = 1e6
+BUSY = 0.5  # load average
 
 ROUNDS = 3
 FIRST_ROUNDS, FIRST_TOKENS = 40, 20
@@ -321,7 +322,8 @@ PAGE = """\
 # Benchmarks
 
 `make bench ARGS=--write` made this page, with {python} on {cores} cores ({machine}). Figures are medians of targets that took
-turns in one run; machines differ, so look at how they compare.
+turns in one run; machines differ, so look at how they compare. The load average was {load:.1f} when it began: above
+0.5, other work took part of the cores.
 
 | measured | is | goal |
 | --- | ---: | --- |
@@ -339,10 +341,10 @@ def table(figures: list[Figure]) -> str:
     return "\n".join(f"{name:<{widths[0]}}  {value:>{widths[1]}}  {goal}".rstrip() for name, value, goal in cells)
 
 
-def markdown(figures: list[Figure]) -> str:
+def markdown(figures: list[Figure], load: float) -> str:
     rows = "\n".join(f"| {' | '.join(figure.cells)} |" for figure in figures)
     facts = {"python": f"Python {platform.python_version()}", "cores": os.cpu_count(), "machine": platform.machine()}
-    return PAGE.format(rows=rows, **facts)
+    return PAGE.format(rows=rows, load=load, **facts)
 
 
 def main() -> None:
@@ -350,6 +352,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure")
     parser.add_argument("--write", action="store_true", help="make docs/benchmarks.md of it")
     given = parser.parse_args()
+    load = os.getloadavg()[0]
+    if load > BUSY:
+        print(f"the load average is {load:.1f}: other work will show in the figures", file=sys.stderr)
     figures: list[Figure] = []
     for name in given.only:
         print(f"measuring: {name} …", file=sys.stderr)
@@ -359,7 +364,7 @@ def main() -> None:
             print(f"left out: {error}", file=sys.stderr)
     print(table(figures))
     if given.write:
-        (ROOT / "docs" / "benchmarks.md").write_text(markdown(figures))
+        (ROOT / "docs" / "benchmarks.md").write_text(markdown(figures, load))
 
 
 if __name__ == "__main__":
