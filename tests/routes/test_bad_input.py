@@ -506,6 +506,18 @@ def placed(route: str, one: Talk, place: str, cursor: bytes) -> dict[str, Any]:
     return {"params": {**api.filled(EXAMPLES[route].query, one.ids), "lastEventId": cursor}}
 
 
+@pytest.mark.parametrize("place", ["header", "query"])
+def test_a_cursor_that_is_none_opens_a_session_anew(made: Talk, foreign: str, place: str) -> None:
+    route, one = "GET /api/chat/stream", talk(made.client)
+    own, other = (name.replace("-", "") for name in (one.ids["generation_id"], foreign))
+    for cursor in (b"0", b"-1", b"x", b"999", b"9" * 18, f"{other}-1".encode(), f"{own}-1".encode()) + (
+        b"rubbish",
+    ) * 3:
+        assert one.request(route, **placed(route, one, place, cursor)).status_code == 200
+    check_error(one.request(route), 429)
+    assert one.request(route, **placed(route, one, place, b"1")).status_code == 200  # who comes back may
+
+
 RAW_CURSORS = [b"1\0", b"1\r2", b"1\n2", b"1\r\n 2", b"\x0b1", b"1\r\nLast-Event-ID: 2", b"x" * 8150, b"\x7f", b"\t"]
 
 
