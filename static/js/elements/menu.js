@@ -45,7 +45,7 @@ export function openMenu(button, { rows, label, role = "menu", above, short = fa
       menu.remove();
       resolve(chosen);
     });
-    document.body.append(menu);
+    (button.closest("main, chat-sidebar") ?? document.body).append(menu);
     menu.showPopover();
     button.setAttribute("aria-expanded", "true");
     position(menu, button, above);
