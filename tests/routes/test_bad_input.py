@@ -483,7 +483,7 @@ def foreign(house: Site) -> str:
 
 
 @pytest.mark.parametrize("place", ["header", "query"])
-@pytest.mark.parametrize("route", STREAMS)
+@pytest.mark.parametrize("route", [route for route in STREAMS if route in api.DISTINCT])
 def test_a_cursor_that_is_none_begins_at_the_beginning(made: Talk, foreign: str, route: str, place: str) -> None:
     strange = [foreign.encode(), f"{foreign.replace('-', '')}-2".encode(), f"{foreign}-2".encode()]
     one, whole = made, None

@@ -100,8 +100,10 @@ EXAMPLES = {
     "POST /api/v1/ai/chat": Example(200, CHAT),
     "GET /api/models": Example(200),
 }
-WITH_BODY = [route for route, example in EXAMPLES.items() if example.body is not None]
-WITH_QUERY = [route for route, example in EXAMPLES.items() if example.query]
+# of the addresses of one view the longest: the others lead to the same schemas
+DISTINCT = {re.sub(r" (/api)?(/v1)?", " ", route): route for route in sorted(EXAMPLES, key=len)}.values()
+WITH_BODY = [route for route in DISTINCT if EXAMPLES[route].body is not None]
+WITH_QUERY = [route for route in DISTINCT if EXAMPLES[route].query]
 STREAMS = [route for route in EXAMPLES if route.endswith(("/stream", "/events"))]
 
 
