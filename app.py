@@ -8,7 +8,9 @@ from flask import Flask, Response, request
 from flask_migrate import Migrate
 from flask_smorest import Blueprint
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 import chatapp.models
 import chatapp.routes
@@ -44,6 +46,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         OPENAPI_URL_PREFIX="/api",
         OPENAPI_JSON_PATH="openapi.json",
     )
+    if settings.proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, *[settings.proxies] * 3)  # type: ignore[method-assign]  # for, proto, host
     db.init_app(app)
     Migrate(app, db, directory=str(database.MIGRATIONS))
     app.extensions["chatapp"] = assemble(app, settings)
@@ -87,7 +91,8 @@ def add_error_pages(app: Flask) -> None:
         return _json.from_http(error)
 
     @app.errorhandler(DBAPIError)
-    def database_error(error: DBAPIError) -> Response:
+    @app.errorhandler(NoConnection)
+    def database_error(error: Exception) -> Response:
         logger.exception("the database failed in %s %s", request.method, request.endpoint)
         db.session.rollback()
         return app_error(Overloaded("The database does not answer. Try again in a moment."))

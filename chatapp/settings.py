@@ -116,6 +116,7 @@ class Settings:
     )
     bind: str = setting("CHATAPP_BIND", "where the site listens", default="127.0.0.1:8000", parse=address)
     workers: int = setting("CHATAPP_WORKERS", "worker processes", default=1, parse=whole(1, 64))
+    site_name: str = setting("CHATAPP_SITE_NAME", "what the pages call the site", default="Chat")
     auth: str = setting(
         "CHATAPP_AUTH", "`off`: no sign-in, one person, loopback only", default="on", parse=choice("on", "off")
     )
@@ -130,6 +131,12 @@ class Settings:
         "`on` behind HTTPS: cookies travel over HTTPS only",
         default="off",
         parse=choice("on", "off"),
+    )
+    proxies: int = setting(
+        "CHATAPP_PROXIES",
+        "reverse proxies in front of the site, whose `X-Forwarded-For`, `-Proto` and `-Host` are believed",
+        default=0,
+        parse=whole(0, 10),
     )
     # answers
     default_model: str = setting(

@@ -37,7 +37,18 @@ def test_json_in_data_is_exact_for_any_text(text: str) -> None:
 @pytest.mark.parametrize("size", range(1, 17))
 @pytest.mark.parametrize("newline", [b"\n", b"\r", b"\r\n"])
 def test_a_stream_reads_alike_however_it_is_cut(size: int, newline: bytes) -> None:
-    lines = ["\ufeff: hello", "id: 7", "event: token", "data: grün 🦊", "data:", "data:  x", "", "data: y", "", "data: cut"]
+    lines = [
+        "\ufeff: hello",
+        "id: 7",
+        "event: token",
+        "data: grün 🦊",
+        "data:",
+        "data:  x",
+        "",
+        "data: y",
+        "",
+        "data: cut",
+    ]
     assert parse(newline.join(line.encode() for line in lines), size) == [
         Frame("grün 🦊\n\n x", "token", "7"),
         Frame("y"),
@@ -92,9 +103,13 @@ def test_an_id_or_a_name_cannot_smuggle_a_line_in(value: str) -> None:
 @pytest.mark.parametrize("size", [1 << 20, 1000])
 def test_an_endless_line_is_refused_at_the_cap(size: int) -> None:
     parser = Parser(max_line_bytes=100_000)
-    with pytest.raises(LineTooLong):
+
+    def feed() -> None:
         for _ in range(200_000_000 // size):
             parser.feed(b"x" * size)
+
+    with pytest.raises(LineTooLong):
+        feed()
     assert sum(len(part) for part in parser._parts) <= 100_000
 
 

@@ -11,7 +11,8 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 from flask import Response, current_app, request
 from sqlalchemy.exc import DBAPIError
@@ -40,11 +41,18 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 def speaks(dialect: str) -> Callable[[View], View]:
-    """Mark a view as a stream, so that whoever comes back to it learns of errors in-band."""
+    """Mark a view as a stream, so that whoever comes back to it learns of errors in-band; HEAD begins and counts nothing."""
 
     def decorate(view: View) -> View:
-        view.dialect = dialect  # type: ignore[attr-defined]
-        return view
+        @wraps(view)
+        def streamed(*args: Any, **kwargs: Any) -> Response:
+            if request.method == "HEAD":
+                return Response(mimetype="text/event-stream", headers=HEADERS)
+            response: Response = view(*args, **kwargs)
+            return response
+
+        streamed.dialect = dialect  # type: ignore[attr-defined]
+        return cast(View, streamed)
 
     return decorate
 
@@ -120,7 +128,7 @@ def follow(generation: Generation, dialect: str, *, named_by_url: bool) -> Respo
     access = Access(generation.user_id, auth.sign_in_id(), generation.id)
     unknown = cursor is not None and cursor.seq > head.last_seq
     if head.expired:
-        return respond(replay(stored(generation), head, speaker, cursor=cursor, prefix=prefix))
+        return respond(replay(stored(generation), head, speaker, prefix=prefix))
     if unknown and hasattr(speaker, "reset"):
         opening, cursor = caught_up(parts.log, generation, speaker, prefix)
         stream = Stream(parts, access, speaker, cursor, prefix, opening)
@@ -148,18 +156,15 @@ def caught_up(log: EventLog, generation: Generation, speaker: Any, prefix: str) 
     return frame.encode(), Cursor(seq)
 
 
-def replay(message: Message, head: Head, speaker: Any, *, cursor: Cursor | None, prefix: str) -> Iterator[bytes]:
-    """Yield an ended answer whose log is gone, as its message tells it."""
-    events = told(message)
-    entries = [Entry(seq, event) for seq, event in enumerate(events[:-1], 1)]
-    last = Entry(max(head.last_seq, len(events)), events[-1])
+def replay(message: Message, head: Head, speaker: Any, *, prefix: str) -> Iterator[bytes]:
+    """Yield an ended answer whose log is gone, as its message tells it; its last id is the one that the log's end had."""
+    *before, end = told(message)[-head.last_seq :]
     yield sse.retry(RETRY_MS)
-    encoder = speaker.Encoder()
-    if cursor is not None and hasattr(speaker, "reset"):
-        yield speaker.reset(fold(entry.event for entry in entries), f"{prefix}{last.seq - 1}").encode()
+    if hasattr(speaker, "reset"):
+        yield speaker.reset(fold(before), f"{prefix}{head.last_seq - 1}").encode()
     else:
-        yield wire(encoder, entries, prefix=prefix)
-    yield wire(encoder, [last], prefix=prefix)
+        yield wire(speaker.Encoder(), [Entry(seq, event) for seq, event in enumerate(before, 1)], prefix=prefix)
+    yield wire(speaker.Encoder(), [Entry(head.last_seq, end)], prefix=prefix)
 
 
 def told(message: Message) -> list[Event]:

@@ -18,7 +18,6 @@ from chatapp.settings import ROOT
 
 blueprint = Blueprint("pages", __name__)
 
-SITE_NAME = "Harbour"
 CSS_LAYERS = ("tokens", "base", "layout")  # in this order; blocks come after, in any
 PAGE_SIZE = 50  # conversations that the sidebar begins with, as chat-sidebar.js has it
 CSS_SECONDS = 365 * 24 * 3600  # its address holds its hash
@@ -123,9 +122,8 @@ def boot() -> dict[str, Any]:
 
 def page(template: str, **values: Any) -> Response:
     css_url = url_for("pages.css", digest=stylesheet()[1])
-    return Response(
-        render_template(template, site_name=SITE_NAME, css_url=css_url, **values), headers=HEADERS, mimetype="text/html"
-    )
+    text = render_template(template, site_name=site().settings.site_name, css_url=css_url, **values)
+    return Response(text, headers=HEADERS, mimetype="text/html")
 
 
 @blueprint.get("/static/css/site-<digest>.css")

@@ -170,8 +170,9 @@ def checked(content: str, *, field: str) -> str:
 
 
 def title_of(content: str) -> str:
-    """Return the first words of *content*, at most TITLE_CHARS of it."""
+    """Return the beginning of *content*, at most TITLE_CHARS of it; what follows a code fence is no title."""
     words = re.sub(r"\s+", " ", content[: 10 * TITLE_CHARS]).strip()
+    words = words.partition("```")[0].rstrip(" :") or words
     if len(words) <= TITLE_CHARS:
         return words
     cut = words[:TITLE_CHARS].rpartition(" ")[0] or words[: TITLE_CHARS - 1]

@@ -327,3 +327,16 @@ def test_all_is_there_after_a_restart(new_site: Any) -> None:
     text = "".join(json.loads(frame.data)["content"] for frame in seen + rest if frame.event == "token")
     assert client.answer(running)["content"] == text
     assert client.answer(running)["status"] == "interrupted"
+
+
+def test_asking_for_a_streams_head_begins_and_counts_nothing(ada: Client) -> None:
+    chat = ada.call("POST", "/api/chat/conversations", {}, 201)
+    ada.call("POST", f"/api/chat/conversations/{chat['id']}/messages", {"content": "hi"}, 201)
+    head = ada.request("HEAD", f"/api/chat/conversations/{chat['id']}/stream")
+    assert (head.status_code, head.headers["Content-Type"].partition(";")[0]) == (200, "text/event-stream")
+    assert len(ada.call("GET", f"/api/chat/conversations/{chat['id']}")["messages"]) == 1
+    started, _ = ada.ask("hi")
+    path = f"/api/chat/stream?sessionId={started['sessionId']}"
+    for _ in range(11):
+        assert ada.request("HEAD", path).status_code == 200
+    assert list(ada.frames(path))
