@@ -49,7 +49,7 @@ def accepts(port: int) -> bool:
 
 
 def load(kit: Path, port: int, tokens: int, *options: str) -> dict[str, Any]:
-    command = [kit / "load", "--port", str(port), "--tokens", str(tokens), *options, kit / "requests"]
+    command = [str(kit / "load"), "--port", str(port), "--tokens", str(tokens), *options, str(kit / "requests")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.stderr == ""
     said: dict[str, Any] = json.loads(done.stdout)
