@@ -99,6 +99,7 @@ def current_user() -> User:
     """Return who is asking. Raises Unauthorized, and Forbidden where the CSRF token is missing."""
     if "user" not in g:
         g.user, g.sign_in_id = (people.built_in(), None) if site().settings.auth == "off" else from_token()
+        db.session.commit()  # gives the connection back: the body may still be on its way, for as long as a client likes
     user: User = g.user
     return user
 

@@ -14,15 +14,17 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import gevent
 from flask_sqlalchemy import SQLAlchemy
+from gevent.lock import RLock
 from sqlalchemy import JSON, URL, Connection, DateTime, Engine, Float, MetaData, create_engine, event, make_url, text
 from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session, registry
 from sqlalchemy.sql.functions import FunctionElement
@@ -37,6 +39,7 @@ SHORT_BUSY_SECONDS = 0.02  # what a statement may block the loop for, where SQLi
 
 WAL_BYTES = 4 * 1024 * 1024  # SQLite's own measure, 1,000 pages
 
+BUSY = "The database is busy. Try again in a moment."
 WRITES = {"chatapp_writes": True}
 
 
@@ -161,7 +164,7 @@ def _begin_immediate(raw: sqlite3.Connection) -> None:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                     raise
                 if time.monotonic() > deadline:
-                    raise Overloaded("The database is busy. Try again in a moment.") from error
+                    raise Overloaded(BUSY) from error
             gevent.sleep(pause)
             pause = min(pause * 2, 0.05)
     finally:
@@ -176,23 +179,51 @@ def writing() -> Iterator[Session]:
     """
     session = db.session()
     session.commit()  # ends a reading transaction, which could not be turned into a writing one
-    session.connection(execution_options=WRITES)
+    with _turn_to_write(session.get_bind().dialect.name):
+        try:
+            session.connection(execution_options=WRITES)
+            yield session
+            session.commit()
+        except BaseException:
+            session.rollback()
+            raise
+
+
+_writers = RLock()
+
+
+@contextmanager
+def _turn_to_write(dialect: str) -> Iterator[None]:
+    """Let the writers of this process queue for SQLite's one write lock before they take a connection.
+
+    Otherwise each would wait with a connection in its hand, and readers, who need no lock, would find none left.
+    """
+    if dialect != "sqlite":
+        yield
+        return
+    if not _writers.acquire(timeout=LOCK_SECONDS):
+        raise Overloaded(BUSY)
     try:
-        yield session
-        session.commit()
-    except BaseException:
-        session.rollback()
-        raise
+        yield
+    finally:
+        _writers.release()
 
 
 @contextmanager
 def connected(engine: Engine, *, writes: bool = False) -> Iterator[Connection]:
     """A connection in one transaction, outside any request; committed at the end, rolled back on any exception."""
-    with engine.connect() as connection:
+    with _turn_to_write(engine.dialect.name) if writes else nullcontext(), _connect(engine) as connection:
         if writes:
             connection.execution_options(**WRITES)
         with connection.begin():
             yield connection
+
+
+def _connect(engine: Engine) -> Connection:
+    try:
+        return engine.connect()
+    except PoolTimeout as error:  # which is no DBAPIError
+        raise Overloaded(BUSY) from error
 
 
 @contextmanager
@@ -228,6 +259,7 @@ def engine_options(settings: Settings) -> dict[str, Any]:
         "pool_size": 5,
         "max_overflow": 5,
         "pool_timeout": 10,
+        "hide_parameters": True,  # an error's text goes into the log, what people wrote does not
         "pool_pre_ping": "sqlite" not in settings.database_url,
     }
 

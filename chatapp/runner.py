@@ -10,11 +10,11 @@ the event loop, when no other greenlet runs. Thus a commit is never torn, and a 
 from __future__ import annotations
 
 import logging
-import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -26,11 +26,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from chatapp.answer import INTERRUPTED, Answer, fold
-from chatapp.database import checkpoint, session_of
-from chatapp.errors import AppError, Interrupted, Overloaded, ProviderError, ProviderTimeout
+from chatapp.database import checkpoint, session_of, utcnow
+from chatapp.errors import AnswerTooLarge, Interrupted, Overloaded, ProviderError, ProviderTimeout
 from chatapp.eventlog import EventLog, LeaseLost
 from chatapp.events import Event, Failed, Finished, Reasoning, Started, Status, Token, Usage
-from chatapp.models import conversations, generations
+from chatapp.models import accounts, conversations, generations
 from chatapp.providers import ChatRequest, End, Piece, Provider, Turn
 from chatapp.schemas.conversations import Message as MessageSchema
 from chatapp.settings import Settings
@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 STORAGE_SECONDS = 30.0  # a database that is away for longer ends the answer
 CHARS_PER_TOKEN = 4  # a rule of thumb for English, used where an API counts nothing; the usage is marked as estimated
 MAX_TURNS = 200
+MAX_EVENTS = 500_000  # an answer cut into single bytes may be short and still too much
+SWEEP_SECONDS = 60.0
 INTERRUPTED_MESSAGE = "The server stopped before the end. What was written is kept."
 BROKEN_MESSAGE = "Something went wrong while the answer was written. What came is kept. Try again."
 STORAGE_MESSAGE = "The answer could not be stored. What is shown is kept. Try again in a moment."
@@ -118,6 +120,8 @@ class Runner:
             entries = self._log.read_all(self.generation_id)
             self._answer = fold(entry.event for entry in entries)
             self._seq = entries[-1].seq if entries else 0
+            if not entries:  # it died before its first word
+                self._append(self._opening())
             self._end(Failed(INTERRUPTED, INTERRUPTED_MESSAGE, retryable=True))
         except LeaseLost:
             logger.info("generation %s: already taken over", self.generation_id)
@@ -164,6 +168,8 @@ class Runner:
         while True:
             pieces = self._next(stream)
             events, end = self._sort(pieces)
+            if self._seq > MAX_EVENTS:
+                raise AnswerTooLarge
             if events:
                 self._append(events)
             if end is not None:
@@ -205,13 +211,16 @@ class Runner:
             timeout.close()
 
     def _deadline(self) -> tuple[float, str]:
-        """Return how many seconds the model has for what comes next, and what to say when they are over."""
+        """Return how many seconds the model has for its next step, and what to say then. Raises ProviderTimeout for none."""
         settings, name = self._settings, self._job.model
         left = self._times.begun + settings.total_seconds - time.monotonic()
+        too_long = f"{name} took longer than {settings.total_seconds:g} s. What it wrote is kept."
+        if left <= 0:  # a stream that never has to wait is never timed out
+            raise ProviderTimeout(too_long)
         begun = bool(self._answer.text or self._answer.reasoning)
         patience = settings.idle_seconds if begun else settings.first_event_seconds
         if left < patience:
-            return max(left, 0.001), f"{name} took longer than {settings.total_seconds:g} s. What it wrote is kept."
+            return left, too_long
         if begun:
             return patience, f"{name} sent nothing for {patience:g} s. What it wrote is kept."
         return patience, f"{name} did not begin to answer within {patience:g} s. Try again, or pick another model."
@@ -309,6 +318,7 @@ class Runners:
         self._settings = settings
         self._running: dict[str, Runner] = {}
         self._keeper: Greenlet[..., None] | None = None
+        self._sweeper: Greenlet[..., None] | None = None
 
     def start(self, generation_id: str) -> None:
         """Make the answer of a generation whose log this process owns. Returns at once."""
@@ -332,6 +342,8 @@ class Runners:
         """Keep the leases of this process, and look after logs whose runner died, from now on."""
         if self._keeper is None or self._keeper.dead:
             self._keeper = gevent.spawn(self._keep_for_ever)
+        if self._sweeper is None or self._sweeper.dead:  # apart, since it waits for the disk and for locks
+            self._sweeper = gevent.spawn(self._sweep_for_ever)
 
     def __len__(self) -> int:
         return len(self._running)
@@ -359,17 +371,30 @@ class Runners:
             del self._running[runner.generation_id]
 
     def _keep_for_ever(self) -> None:
-        swept_at = 0.0
         while True:
             try:
                 self._keep_once()
-                checkpoint(self._engine)
-                if time.monotonic() > swept_at + 60:
-                    swept_at = time.monotonic()
-                    self._log.store.sweep(self._settings.stream_retention_seconds)
-            except (DBAPIError, sqlite3.Error, AppError):
+            except Exception:  # whatever it is: without leases no answer of this process would live on
                 logger.exception("the leases could not be kept; trying again")
             gevent.sleep(self._settings.lease_seconds / 4)
+
+    def _sweep_for_ever(self) -> None:
+        swept_at = -SWEEP_SECONDS
+        while True:
+            try:
+                checkpoint(self._engine)
+                if time.monotonic() > swept_at + min(SWEEP_SECONDS, self._settings.stream_retention_seconds):
+                    swept_at = time.monotonic()
+                    self.sweep()
+            except Exception:
+                logger.exception("the sweeping failed; trying again")
+            gevent.sleep(1)
+
+    def sweep(self) -> None:
+        """Delete what nobody can ask for any longer: entries of logs that ended long ago, sign-ins that are over."""
+        self._log.store.sweep(self._settings.stream_retention_seconds)
+        with session_of(self._engine, writes=True) as session:
+            accounts.sweep(session, before=utcnow() - timedelta(days=1))
 
     def _keep_once(self) -> None:
         store, lease = self._log.store, self._settings.lease_seconds

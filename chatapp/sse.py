@@ -35,7 +35,10 @@ class Frame:
             lines.append(f"id: {single_line(self.id)}")
         if self.event is not None:
             lines.append(f"event: {single_line(self.event)}")
-        lines.extend(f"data: {line}" for line in NEWLINE.split(self.data))
+        if "\n" in self.data or "\r" in self.data:
+            lines.extend(f"data: {line}" for line in NEWLINE.split(self.data))
+        else:
+            lines.append(f"data: {self.data}")
         return ("\n".join(lines) + "\n\n").encode()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gevent
 import pytest
-from sqlalchemy import inspect, select, text
+from sqlalchemy import PrimaryKeyConstraint, UniqueConstraint, inspect, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from chatapp import database
@@ -21,6 +21,8 @@ from chatapp.models.conversations import Conversation
 from chatapp.settings import Settings
 from tests.support import world
 from tests.support.world import World
+
+UNIQUE = (PrimaryKeyConstraint, UniqueConstraint)
 
 
 @pytest.fixture
@@ -43,6 +45,9 @@ class Locked:
     def release(self) -> None:
         self._connection.execute("COMMIT")
         self._connection.close()
+
+    def holds(self) -> bool:
+        return self._timer.is_alive()
 
     def wait(self) -> None:
         self._timer.join()
@@ -123,10 +128,48 @@ def test_a_reading_transaction_cannot_write(made: World) -> None:
 
 
 def test_readers_are_not_kept_waiting_by_a_writer(made: World) -> None:
-    locked = Locked(made, 0.5)
+    locked = Locked(made, 2)
     with session_of(made.engine) as session:
         assert session.scalar(select(User.name)) == "Ada"
+    assert locked.holds()
     locked.wait()
+
+
+def test_writers_that_wait_leave_the_connections_to_readers(made: World) -> None:
+    locked = Locked(made, 2)
+    writers = [gevent.spawn(rename, made, f"Grace {n}") for n in range(30)]
+    gevent.sleep(0.05)
+    with session_of(made.engine) as session:
+        assert session.scalar(select(User.name)) == "Ada"
+    assert locked.holds()
+    gevent.joinall(writers, timeout=20, raise_error=True)
+    locked.wait()
+
+
+def test_a_pool_without_a_free_connection_is_told_as_what_it_is(made: World) -> None:
+    made.engine.pool._timeout = 0.01  # type: ignore[attr-defined]
+    held = [made.engine.connect() for _ in range(10)]
+    with pytest.raises(Overloaded):
+        rename(made, "Grace")
+    for connection in held:
+        connection.close()
+    rename(made, "Grace")
+
+
+def test_an_error_of_the_database_does_not_repeat_what_people_wrote(made: World) -> None:
+    with pytest.raises(DBAPIError) as caught, connected(made.engine) as connection:
+        connection.execute(text("update users set name = :name"), {"name": "my secret question"})
+    assert "secret" not in str(caught.value)
+
+
+def test_every_foreign_key_has_an_index(made: World) -> None:
+    """Without one, deleting a row looks through the whole other table, and keeps the loop meanwhile."""
+    for table in database.Base.metadata.tables.values():
+        keys = [index.columns.values() for index in table.indexes]
+        keys += [list(constraint.columns) for constraint in table.constraints if isinstance(constraint, UNIQUE)]
+        first = {columns[0].name for columns in keys}
+        for column in table.columns:
+            assert not column.foreign_keys or column.name in first, f"{table.name}.{column.name}"
 
 
 def test_writers_side_by_side_lose_nothing(made: World) -> None:

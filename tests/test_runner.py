@@ -13,11 +13,12 @@ from gevent.event import Event as Signal
 from sqlalchemy import delete
 from sqlalchemy.exc import OperationalError
 
+import chatapp.database
 import chatapp.runner
 from chatapp.answer import FAILED, FINISHED, INTERRUPTED, STOPPED, fold
 from chatapp.bells.local import Bell
 from chatapp.database import connected, session_of
-from chatapp.errors import ProviderRateLimited
+from chatapp.errors import Overloaded, ProviderRateLimited
 from chatapp.eventlog import EventLog, sql
 from chatapp.events import Entry, Failed, Finished, Reasoning, Started, Status, Token, Usage
 from chatapp.models.conversations import Conversation, Message
@@ -119,8 +120,7 @@ def made(tmp_path: Path) -> Iterator[World]:
 def stage(made: World) -> Iterator[Stage]:
     fresh = Stage(made)
     yield fresh
-    if fresh.runners._keeper is not None:
-        fresh.runners._keeper.kill()
+    gevent.killall([one for one in (fresh.runners._keeper, fresh.runners._sweeper) if one is not None])
 
 
 def test_an_answer_is_made_and_stored_as_it_was_streamed(stage: Stage) -> None:
@@ -398,15 +398,16 @@ def test_an_orphan_ends_interrupted_with_all_that_was_shown(made: World, stage: 
     assert stage.provider.requests == []
 
 
-def test_a_running_answer_is_nobodys_orphan(made: World) -> None:
-    stage = Stage(made, lease_seconds=0.4)
-    other = Stage(made, lease_seconds=0.4)
+def test_a_running_answer_is_nobodys_orphan(made: World, stage: Stage) -> None:
+    other = Stage(made)
     stage.provider.script = silent_after_two
     name = stage.generation()
     stage.runners.start(name)
-    other.runners.keep()
-    gevent.sleep(0.45)
-    gevent.sleep(0.45)
+    stage.until(lambda: stage.text(name))
+    stage.store.renew([name], owner=stage.runners.owner, lease_seconds=-1)
+    stage.runners._keep_once()  # its keeper came in time
+    other.runners._keep_once()
+    assert len(other.runners) == 0
     assert stage.world.message(name).status == "running"
     stage.provider.release.set()
     stage.wait(name)
@@ -456,6 +457,87 @@ def test_a_database_that_stays_away_ends_the_answer_with_what_was_shown(
     assert isinstance(last, Failed)
     assert last.code == "storage"
     assert stage.world.message(name).content == stage.text(name) == "Hello"
+
+
+def test_an_orphan_without_a_word_begins_before_it_ends(stage: Stage) -> None:
+    name = stage.generation(owner="a dead process")
+    stage.store.renew([name], owner="a dead process", lease_seconds=-1)
+    stage.runners.keep()
+    assert [type(entry.event) for entry in stage.wait(name)] == [Started, Status, Usage, Failed]
+
+
+def test_a_model_that_never_pauses_is_still_out_of_time_in_the_end(made: World) -> None:
+    def flood(provider: FakeProvider) -> Iterator[list[Piece]]:
+        while True:
+            yield [Token("x")]
+
+    stage = Stage(made, total_seconds=0.2)
+    stage.provider.script = flood
+    last = stage.run(stage.generation())[-1].event
+    assert isinstance(last, Failed)
+    assert last.code == "provider_timeout"
+
+
+def test_an_answer_in_too_many_pieces_is_ended(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chatapp.runner, "MAX_EVENTS", 50)
+    stage.provider.script = words(*["x"] * 100)
+    last = stage.run(stage.generation())[-1].event
+    assert isinstance(last, Failed)
+    assert last.code == "payload_too_large"
+
+
+def test_a_keeper_survives_whatever_fails(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep, failures = stage.runners._keep_once, 2
+
+    def failing() -> None:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise RuntimeError("a planted failure")
+        keep()
+
+    monkeypatch.setattr(stage.runners, "_keep_once", failing)
+    monkeypatch.setattr(stage.runners, "_settings", replace(stage.settings, lease_seconds=0.01))
+    name = stage.generation(owner="a dead process")
+    stage.store.renew([name], owner="a dead process", lease_seconds=-1)
+    stage.runners.keep()
+    stage.wait(name)
+    assert stage.world.message(name).status == INTERRUPTED
+
+
+def test_a_writer_that_dies_is_replaced_and_nothing_is_lost(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    append, deaths = sql.append, 1
+
+    def dying(*args: object) -> list[Entry] | None:
+        nonlocal deaths
+        if deaths:
+            deaths -= 1
+            raise gevent.GreenletExit
+        return append(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sql, "append", dying)
+    name = stage.generation()
+    stage.run(name)
+    assert deaths == 0
+    assert stage.world.message(name).content == stage.text(name) == "Hello there"
+
+
+def test_a_long_lock_is_waited_for_once_by_all_together(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = 0
+
+    def busy(raw: object) -> None:
+        nonlocal tries
+        tries += 1
+        gevent.sleep(0.01)
+        raise Overloaded
+
+    names = [stage.generation() for _ in range(20)]
+    monkeypatch.setattr(chatapp.database, "_begin_immediate", busy)
+    owner = stage.runners.owner
+    appends = [gevent.spawn(stage.log.append, name, [Token("a")], after=0, owner=owner) for name in names]
+    gevent.joinall(appends, timeout=10)
+    assert {type(one.exception) for one in appends} == {Overloaded}
+    assert tries < 5
 
 
 def test_a_conversation_that_is_deleted_takes_its_runner_along(stage: Stage) -> None:

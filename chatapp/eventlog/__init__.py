@@ -16,7 +16,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from chatapp.eventlog._channel import Channels
+import gevent
+
+from chatapp.eventlog._channel import Channel, Channels
 from chatapp.events import Entry, Event
 
 PAGE = 2000  # entries read from the store at once: some 200 kB
@@ -97,6 +99,7 @@ class EventLog:
         entries: list[Entry] = []
         while page := self.read(generation_id, entries[-1].seq if entries else 0):
             entries += page
+            gevent.sleep(0)  # SQLite's reading keeps the loop
         return entries
 
     def head(self, generation_id: str) -> Head | None:
@@ -114,7 +117,7 @@ class EventLog:
             cursor, behind, silent_since = after, True, time.monotonic()
             while True:
                 heard = None if behind else channel.after(cursor)
-                entries = self._next(generation_id, cursor) if heard is None else heard
+                entries = self._look(generation_id, cursor, channel) if heard is None else heard
                 behind = heard is None and len(entries) >= PAGE
                 if entries:
                     yield entries
@@ -129,7 +132,13 @@ class EventLog:
                     continue
                 channel.wait(min(SILENCE_SECONDS, due))
                 if channel.silent_for(SILENCE_SECONDS):
-                    channel.publish(self._next(generation_id, cursor))
+                    self._look(generation_id, cursor, channel)
+
+    def _look(self, generation_id: str, cursor: int, channel: Channel) -> list[Entry]:
+        """Return what the store has past *cursor*, and let the other followers know how far it goes."""
+        entries = self._next(generation_id, cursor)
+        channel.publish(entries[-1:])
+        return entries
 
     def _next(self, generation_id: str, cursor: int) -> list[Entry]:
         """Return what the store has past *cursor*; empty if there is nothing yet."""

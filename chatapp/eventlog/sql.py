@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import gevent
@@ -19,6 +20,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Connection,
     Engine,
     Float,
@@ -26,6 +28,7 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
+    Select,
     String,
     Table,
     and_,
@@ -41,6 +44,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from chatapp.database import Base, connected, now_seconds
+from chatapp.errors import Overloaded
 from chatapp.eventlog import PAGE, Head, LeaseLost, Within
 from chatapp.events import Entry, Event, dump, load
 
@@ -96,6 +100,9 @@ READ = (
 HEAD = select(HEADS.c.last_seq, HEADS.c.ended_at, HEADS.c.expired).where(HEADS.c.generation_id == bindparam("of"))
 
 
+APPEND_SECONDS = 90.0  # longer than the longest wait for a lock: only a writer that is gone takes this long
+
+
 class Append(NamedTuple):
     generation_id: str
     events: Sequence[Event]
@@ -103,6 +110,9 @@ class Append(NamedTuple):
     owner: str
     within: Within | None
     done: AsyncResult[list[Entry]]
+
+
+BY_GENERATION = attrgetter("generation_id")
 
 
 class Store:
@@ -131,7 +141,10 @@ class Store:
         item = Append(generation_id, events, after, owner, within, AsyncResult())
         self._pending.append(item)
         self._wake.set()
-        entries = item.done.get()
+        try:
+            entries = item.done.get(timeout=APPEND_SECONDS)
+        except gevent.Timeout as error:
+            raise Overloaded from error
         assert entries is not None
         return entries
 
@@ -140,20 +153,27 @@ class Store:
             self._wake.wait()
             self._wake.clear()
             group, self._pending = self._pending, []
-            self._commit(group)
+            self._commit(sorted(group, key=BY_GENERATION))
 
     def _commit(self, group: list[Append]) -> None:
         """Commit the group in one transaction; if that fails, each member on its own, so that one cannot fail another."""
         try:
             with connected(self._engine, writes=True) as connection:
+                # in one order everywhere, since PostgreSQL locks the heads one by one
                 results = [append(connection, item) for item in group]
+        except Overloaded as error:  # nobody came so far as to write: all would wait in vain, one after the other
+            fail(group, error)
+            return
         except Exception as error:
-            if len(group) > 1:
+            if len(group) == 1:
+                fail(group, error)
+            else:
                 for item in group:
                     self._commit([item])
-            else:
-                group[0].done.set_exception(error)
             return
+        except BaseException as error:
+            fail(group, Overloaded(str(error)))
+            raise
         for item, result in zip(group, results, strict=True):
             if result is None:
                 item.done.set_exception(LeaseLost(item.generation_id))
@@ -163,7 +183,8 @@ class Store:
     def read(self, generation_id: str, after: int = 0, limit: int = PAGE) -> list[Entry]:
         with connected(self._engine) as connection:
             entries: list[Entry] = []
-            for last_seq, payload in connection.execute(READ, {"of": generation_id, "after": after}):
+            # a row holds at least one event
+            for last_seq, payload in connection.execute(READ.limit(limit), {"of": generation_id, "after": after}):
                 entries += decode(payload, last_seq, after)
                 if len(entries) >= limit:
                     break
@@ -177,7 +198,8 @@ class Store:
     def renew(self, generation_ids: Sequence[str], *, owner: str, lease_seconds: float) -> None:
         mine = and_(HEADS.c.generation_id.in_(generation_ids), HEADS.c.owner == owner, HEADS.c.ended_at.is_(None))
         with connected(self._engine, writes=True) as connection:
-            connection.execute(update(HEADS).where(mine).values(lease_until=now_seconds() + lease_seconds))
+            renewed = update(HEADS).where(HEADS.c.generation_id.in_(unlocked(mine)))
+            connection.execute(renewed.values(lease_until=now_seconds() + lease_seconds))
 
     def take_expired(self, *, owner: str, lease_seconds: float) -> list[str]:
         orphaned = and_(HEADS.c.ended_at.is_(None), HEADS.c.lease_until < now_seconds())
@@ -185,8 +207,11 @@ class Store:
             if not connection.scalar(select(exists().where(orphaned))):
                 return []  # the usual case costs no write lock
         with connected(self._engine, writes=True) as connection:
-            taken = update(HEADS).where(orphaned).values(owner=owner, lease_until=now_seconds() + lease_seconds)
-            return list(connection.scalars(taken.returning(HEADS.c.generation_id)))
+            taken = update(HEADS).where(
+                HEADS.c.generation_id.in_(unlocked(orphaned)), HEADS.c.lease_until < now_seconds()
+            )
+            values = {"owner": owner, "lease_until": now_seconds() + lease_seconds}
+            return list(connection.scalars(taken.values(values).returning(HEADS.c.generation_id)))
 
     def request_stop(self, generation_id: str) -> None:
         with connected(self._engine, writes=True) as connection:
@@ -201,12 +226,25 @@ class Store:
 
     def sweep(self, ended_before_seconds: float) -> int:
         old = and_(~HEADS.c.expired, HEADS.c.ended_at < now_seconds() - ended_before_seconds)
-        with connected(self._engine, writes=True) as connection:
-            marked = update(HEADS).where(old).values(expired=True).returning(HEADS.c.generation_id)
-            names = list(connection.scalars(marked))
-            for name in names:
+        with connected(self._engine) as connection:
+            names = list(connection.scalars(select(HEADS.c.generation_id).where(old)))
+        for name in names:  # a transaction each: a thousand logs at once would keep the loop and the lock
+            with connected(self._engine, writes=True) as connection:
+                connection.execute(update(HEADS).where(HEADS.c.generation_id == name).values(expired=True))
                 connection.execute(delete(BATCHES).where(BATCHES.c.generation_id == name))
+            gevent.sleep(0)
         return len(names)
+
+
+def unlocked(where: ColumnElement[bool]) -> Select[tuple[str]]:
+    """Select the heads that *where* means and nobody is writing to just now, locked in the order that all lock them in."""
+    chosen = select(HEADS.c.generation_id).where(where).order_by(HEADS.c.generation_id)
+    return chosen.with_for_update(skip_locked=True)
+
+
+def fail(group: Sequence[Append], error: Exception) -> None:
+    for item in group:
+        item.done.set_exception(error)
 
 
 def append(connection: Connection, item: Append) -> list[Entry] | None:

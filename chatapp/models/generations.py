@@ -22,7 +22,7 @@ class Generation(Base):
     id: Mapped[Id]
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     conversation_id: Mapped[str] = mapped_column(ForeignKey("conversations.id", ondelete="CASCADE"))
-    question_id: Mapped[str] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"))
+    question_id: Mapped[str] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"), index=True)
     message_id: Mapped[str] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"), unique=True)
     model: Mapped[str] = mapped_column(String(300))
     params: Mapped[dict[str, Any]]

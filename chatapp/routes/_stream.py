@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar, cast
+from uuid import UUID
 
 from flask import Response, current_app, request
 from sqlalchemy.exc import DBAPIError
@@ -24,7 +25,7 @@ from chatapp.database import db
 from chatapp.dialects import START, Cursor, Dialect, parse_cursor, wire
 from chatapp.errors import AppError, NotFound, Overloaded, Unauthorized
 from chatapp.eventlog import EventLog, Head, LogExpired, LogGone
-from chatapp.events import Entry, Event, Failed, Finished, Reasoning, Started, Token
+from chatapp.events import Entry, Event, Failed, Finished, Reasoning, Sources, Started, Token, Usage
 from chatapp.models.conversations import Message
 from chatapp.models.generations import Generation
 from chatapp.schemas.conversations import Message as MessageSchema
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 DIALECTS: dict[str, Dialect] = registry.load(chatapp.dialects)  # type: ignore[assignment]
 RETRY_MS = 3000
+TICK_SECONDS = 1.0  # how often a silent stream looks at its clock
 RIGHTS_SECONDS = 5.0  # how long someone who lost the right to read may still read
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}  # nginx buffers unless told not to
 View = TypeVar("View", bound=Callable[..., Any])
@@ -60,6 +62,12 @@ def speaks(dialect: str) -> Callable[[View], View]:
 def last_event_id() -> str | None:
     """Return the id that the reader says it saw last: the header, or what EventSource's first connect must use."""
     return request.headers.get("Last-Event-ID") or request.args.get("lastEventId")
+
+
+def seen_generation() -> str | None:
+    """Return the id of the generation that the reader's last event was of, where ids name it."""
+    cursor = parse_cursor(last_event_id())
+    return str(UUID(cursor.generation)) if cursor is not None and cursor.generation else None
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ class Stream:
         after = 0 if self.dialect.COUNTS else self.cursor.after
         said_at = checked_at = time.monotonic()
         generation_id = self.access.generation_id
-        for batch in self.site.log.follow(generation_id, after, heartbeat_seconds=min(heartbeat, RIGHTS_SECONDS)):
+        for batch in self.site.log.follow(generation_id, after, heartbeat_seconds=min(heartbeat, TICK_SECONDS)):
             now = time.monotonic()
             if now - checked_at >= RIGHTS_SECONDS:
                 checked_at = now
@@ -175,6 +183,8 @@ def told(message: Message) -> list[Event]:
     ]
     events += [Reasoning(message.reasoning)] if message.reasoning else []
     events += [Token(message.content)] if message.content else []
+    events[1:1] = [Sources(message.sources, len(message.sources))] if message.sources is not None else []
+    events += [Usage(**message.usage)] if message.usage else []
     if message.status in (FAILED, INTERRUPTED):
         return [*events, Failed(**(message.error or {"code": message.status, "message": "", "retryable": True}))]
     shown = MessageSchema().dump(message)

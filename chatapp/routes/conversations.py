@@ -80,7 +80,8 @@ def ask(body: dict[str, Any], conversation_id: object) -> Message:
 def stream(query: dict[str, Any], conversation_id: object) -> Response:
     """Answer the last question if nobody has, else follow the running or latest answer"""
     auth.check_not_cross_site()
-    generation = generations.of_conversation(auth.current_user(), str(conversation_id))
+    seen = _stream.seen_generation()
+    generation = generations.of_conversation(auth.current_user(), str(conversation_id), seen=seen)
     return _stream.follow(generation, "named", named_by_url=False)
 
 

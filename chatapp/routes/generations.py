@@ -29,10 +29,11 @@ CHAT_DEFAULTS = {"temperature": 0.7, "max_tokens": 1500, "history": 10}  # what 
 def start(headers: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
     """Store a question and begin its answer; the same key gives the same one"""
     key = headers["key"] or body["requestId"]
+    user = auth.current_user()
     generation = generations.start(
-        auth.current_user(), body["prompt"], reference=body["chatId"], model=body["modelId"], key=key, field="prompt"
+        user, body["prompt"], reference=body["chatId"], model=body["modelId"], key=key, field="prompt"
     )
-    return {**started(generation), "chatId": body["chatId"] or generation.conversation_id}
+    return {**started(generation), "chatId": generations.reference_of(user, generation, body["chatId"])}
 
 
 @blueprint.route("/api/chat/stream")

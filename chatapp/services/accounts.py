@@ -11,6 +11,7 @@ from datetime import timedelta
 from functools import cache
 from typing import Any
 
+from gevent.lock import BoundedSemaphore
 from gevent.threadpool import ThreadPool
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -18,7 +19,7 @@ from sqlalchemy.orm import Session
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from chatapp.database import db, exclusively, utcnow, writing
-from chatapp.errors import Conflict, Forbidden, NotFound, RateLimited, Unauthorized, ValidationFailed
+from chatapp.errors import Conflict, Forbidden, NotFound, Overloaded, RateLimited, Unauthorized, ValidationFailed
 from chatapp.models import accounts
 from chatapp.models.accounts import ADMIN, BUILT_IN_EMAIL, MEMBER, Invite, SignIn, User
 from chatapp.services import site
@@ -31,6 +32,7 @@ FREE_TRIES_PER_ADDRESS = 20  # an office shares one
 MAX_WAIT_SECONDS = 900
 MAX_EMAIL_CHARS = 320
 FORGET_SECONDS = 3600.0
+HASHING_PLACES = 40  # at some 0.1 s for each, who comes later would wait for seconds
 HASHING_THREADS = 2  # a rush of sign-ins must leave memory and processor to streams
 HASH_METHOD = "scrypt:32768:8:1"  # OWASP's advice for scrypt; about 0.1 s and 32 MiB
 DUMMY_HASH = (
@@ -50,9 +52,20 @@ class Grant:
 
 
 def off_loop(function: Callable[..., Any], *args: Any) -> Any:
-    """Return function(*args), computed in a thread while other greenlets run; no database connection is held meanwhile."""
+    """Return function(*args), computed in a thread while other greenlets run; no database connection is held meanwhile.
+
+    Raises Overloaded where so many wait already that this one would wait for seconds.
+    """
     db.session.commit()
-    return hashing_threads().apply(function, args)
+    if not places.acquire(blocking=False):
+        raise Overloaded("Many people sign in just now. Try again in a moment.", retry_after=2)
+    try:
+        return hashing_threads().apply(function, args)
+    finally:
+        places.release()
+
+
+places = BoundedSemaphore(HASHING_PLACES)
 
 
 @cache

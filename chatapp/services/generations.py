@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -112,8 +113,10 @@ def edit(user: User, message_id: str, content: str, *, model: str | None, key: s
     return begin(user, question, model=model, key=key, usual=model_around(user, message_id))
 
 
-def of_conversation(user: User, conversation_id: str) -> Generation:
+def of_conversation(user: User, conversation_id: str, *, seen: str | None = None) -> Generation:
     """Return the generation that answers the conversation's last question; it begins now if there is none.
+
+    A reader who has *seen* the beginning of another one in this conversation comes back to that.
 
     Raises NotFound for no such conversation, and Conflict if nothing was asked in it.
     """
@@ -127,6 +130,9 @@ def of_conversation(user: User, conversation_id: str) -> Generation:
 
     session = db.session()
     conversation = talks.owned(session, user, conversation_id)
+    known = session.get(Generation, seen) if seen else None
+    if known is not None and known.conversation_id == conversation.id:
+        return known
     last = session.get(Message, conversation.leaf_id or "")
     generation = generations.of_message(session, last.id) if last is not None and last.role == ASSISTANT else None
     # two readers that come at once mean the same answer, hence a key made of the question; no client's key has a blank
@@ -184,8 +190,9 @@ def stop(user: User, conversation_id: str) -> Message | None:
     session.commit()
     for generation in running:
         site().runners.stop(generation.id)
+    deadline = time.monotonic() + STOP_SECONDS
     for generation in running:
-        wait(generation.id, seconds=STOP_SECONDS)
+        wait(generation.id, seconds=max(0.1, deadline - time.monotonic()))
     shown = running[-1].message_id if running else last
     return stored(shown) if shown else None
 
@@ -298,6 +305,15 @@ def stored(message_id: str) -> Message:
     if message is None:
         raise NotFound(GONE)
     return message
+
+
+def reference_of(user: User, generation: Generation, given: str | None) -> str:
+    """Return what the client calls the conversation: as it was *given*, where that names the one it is in."""
+    conversation = talks.find(db.session(), user, given) if given else None
+    if given and conversation is not None and conversation.id == generation.conversation_id:
+        return given
+    kept = db.session.get(Conversation, generation.conversation_id)
+    return (kept.key if kept is not None else None) or generation.conversation_id
 
 
 def model_around(user: User, message_id: str) -> str | None:

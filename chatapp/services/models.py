@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import gevent
+from gevent.lock import RLock
 
-from chatapp.errors import ProviderError, ValidationFailed
+from chatapp.errors import ProviderError, ProviderTimeout, ValidationFailed
 from chatapp.providers import Model, Provider
 from chatapp.services import Site
 
@@ -16,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 LISTING_SECONDS = 4.0  # a provider that is slower is left out this time
 FRESH_SECONDS = 20.0
-FAILED_FRESH_SECONDS = 2.0  # a model server that was just started is seen soon
+FAILED_FRESH_SECONDS = 5.0  # a model server that was just started is seen soon, one that hangs is not waited for again
 LAST = "local"  # the model on board is small: it is the default only where there is no other
 
 
@@ -26,30 +28,32 @@ class Listing:
     good_until: float
 
 
-_listings: dict[Provider, Listing] = {}
+_listings: WeakKeyDictionary[Provider, Listing] = WeakKeyDictionary()
+_asking: WeakKeyDictionary[Provider, RLock] = WeakKeyDictionary()
 
 
 def available(site: Site) -> list[Model]:
     """Return the models of all providers that answer, by provider and name; the providers are asked side by side."""
     asked = [gevent.spawn(listing, provider) for provider in site.providers.values()]
-    gevent.joinall(asked, timeout=LISTING_SECONDS)
+    gevent.joinall(asked)
     found = [model for one in asked if one.successful() for model in one.value or ()]
-    gevent.killall([one for one in asked if not one.ready()], block=False)
     return sorted(found, key=lambda model: (model.provider == LAST, model.id))
 
 
 def listing(provider: Provider) -> tuple[Model, ...]:
     """Return what the provider has, asked at most once per FRESH_SECONDS; nothing if it does not answer."""
-    known = _listings.get(provider)
-    if known is not None and known.good_until > time.monotonic():
-        return known.models
-    try:
-        models, fresh = tuple(provider.models()), FRESH_SECONDS
-    except ProviderError as error:
-        logger.info("no models from %s: %s", provider.name, error.message)
-        models, fresh = (), FAILED_FRESH_SECONDS
-    _listings[provider] = Listing(models, time.monotonic() + fresh)
-    return models
+    with _asking.setdefault(provider, RLock()):  # who comes meanwhile takes the same answer
+        known = _listings.get(provider)
+        if known is not None and known.good_until > time.monotonic():
+            return known.models
+        try:
+            with gevent.Timeout(LISTING_SECONDS, ProviderTimeout):
+                models, fresh = tuple(provider.models()), FRESH_SECONDS
+        except ProviderError as error:
+            logger.info("no models from %s: %s", provider.name, error.message)
+            models, fresh = (), FAILED_FRESH_SECONDS
+        _listings[provider] = Listing(models, time.monotonic() + fresh)
+        return models
 
 
 def default(site: Site, models: list[Model]) -> str | None:

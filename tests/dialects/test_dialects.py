@@ -106,7 +106,10 @@ def test_every_dialect_has_a_recorded_case() -> None:
         ("0", Cursor(0)),
         ("7.2", Cursor(7, 2)),
         (PREFIX + "7.1", Cursor(7, 1, PREFIX[:-1])),
-        *[(rubbish, None) for rubbish in ("", "-1", "1,2", "7.0", "0.1", "07", "7.", "x", "1e3", " 7", "7\n", "7\0", "٧")],
+        *[
+            (rubbish, None)
+            for rubbish in ("", "-1", "1,2", "7.0", "0.1", "07", "7.", "x", "1e3", " 7", "7\n", "7\0", "٧")
+        ],
         ("1" + "0" * 30, None),
         ("9" * 8000, None),
         ("x-7", None),

@@ -171,6 +171,23 @@ def test_a_lost_bell_costs_time_and_no_entry(logs: Logs, monkeypatch: pytest.Mon
     assert [entry.seq for entry in follower.get(timeout=10)] == [1, 2, 3]
 
 
+def test_after_a_lost_bell_nobody_starves_behind_another(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only one follower looks into the store for all; it may be one that is further on than the others."""
+    monkeypatch.setattr(chatapp.eventlog, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(logs.log, "_ring", lambda generation_id, entries: None)
+    name = logs.begin()
+    logs.log.append(name, words("a"), after=0, owner=OWNER)
+    heard: list[int] = []
+    behind = gevent.spawn(lambda: [heard.append(e.seq) for b in logs.log.follow(name) for e in b])
+    gevent.sleep(0.01)
+    logs.log.append(name, words("b"), after=1, owner=OWNER)
+    ahead = gevent.spawn(lambda: [e for b in logs.log.follow(name, 1) for e in b])
+    gevent.sleep(0.05)
+    assert heard == [1, 2]  # the newcomer looked, and what it found woke the other
+    logs.log.append(name, [END], after=2, owner=OWNER)
+    gevent.joinall([behind, ahead], timeout=10, raise_error=True)
+
+
 def test_a_bell_that_skips_leaves_no_hole(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
     ring = logs.log._ring
     monkeypatch.setattr(logs.log, "_ring", lambda name, entries: ring(name, entries) if entries[0].seq != 2 else None)

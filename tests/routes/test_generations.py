@@ -194,6 +194,29 @@ def test_a_conversations_stream_answers_its_last_question_once(ada: Client, fake
     }
 
 
+def test_a_reader_who_comes_back_to_an_older_answer_gets_its_rest(ada: Client, fake_models: FakeModels) -> None:
+    started = ada.start("x", "openai/count-30,delay=0.02")
+    path = f"/api/chat/conversations/{started['conversationId']}/stream"
+    stream = ada.frames(path)
+    seen = [next(stream) for _ in range(6)]
+    stream.close()  # type: ignore[attr-defined]
+    ada.call("POST", f"/api/chat/messages/{started['messageId']}/regenerate", {"modelId": "openai/echo"}, 201)
+    rest = list(ada.frames(path, seen[-1].id))
+    assert json.loads(rest[-2].data)["content"] == " ".join(str(n) for n in range(1, 31))
+    chunks = [json.loads(frame.data)["content"] for frame in seen + rest if frame.event == "chunk"]
+    assert "".join(chunks) == json.loads(rest[-2].data)["content"]
+    ada.call("POST", f"/api/chat/conversations/{started['conversationId']}/messages", {"content": "next"}, 201)
+    assert ada.request("GET", path, headers={"Last-Event-ID": rest[-1].id}).status_code == 204
+    assert ada.conversation(started)["messages"][-1]["role"] == "user"  # coming back asked nobody
+
+
+def test_a_start_that_was_made_before_tells_where_it_was_made(ada: Client) -> None:
+    name = key()
+    first = ada.start("a", chatId="here", requestId=name)
+    again = ada.start("a", chatId="there", requestId=name)
+    assert again == first
+
+
 def test_a_page_of_another_site_cannot_begin_an_answer(ada: Client) -> None:
     chat = ada.call("POST", "/api/chat/conversations", {}, 201)
     ada.call("POST", f"/api/chat/conversations/{chat['id']}/messages", {"content": "hi"}, 201)

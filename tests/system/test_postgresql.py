@@ -30,6 +30,19 @@ def test_an_answer_is_streamed_stored_and_there_after_a_restart(
     assert not (site.folder / "data" / "chatapp.db").exists()
 
 
+def test_many_answers_at_once_do_not_lock_each_other_out(
+    new_site: Callable[..., Site], new_database: Callable[[], str]
+) -> None:
+    """Leases are renewed while answers are written: both lock the heads of the logs."""
+    site = new_site(CHATAPP_DATABASE_URL=new_database())
+    ada = site.new_user()
+    answers = [ada.start("x", "openai/count-150,delay=0.01") for _ in range(30)]
+    for started in answers:
+        list(ada.follow(started["generationId"]))
+    assert {len(ada.answer(started)["content"]) for started in answers} == {len(" ".join(map(str, range(1, 151))))}
+    assert "deadlock" not in site.log().lower()
+
+
 def test_those_who_come_first_at_once_are_not_all_the_admin(
     new_site: Callable[..., Site], new_database: Callable[[], str]
 ) -> None:

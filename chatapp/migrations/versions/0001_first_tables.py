@@ -64,6 +64,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_invites")),
         sa.UniqueConstraint("token_hash", name=op.f("uq_invites_token_hash")),
     )
+    with op.batch_alter_table("invites", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_invites_created_by"), ["created_by"], unique=False)
+        batch_op.create_index(batch_op.f("ix_invites_used_by"), ["used_by"], unique=False)
+
     op.create_table(
         "sign_ins",
         sa.Column("id", sa.String(length=36), nullable=False),
@@ -143,6 +147,7 @@ def upgrade() -> None:
             unique=False,
         )
         batch_op.create_index(batch_op.f("ix_generations_ended_at"), ["ended_at"], unique=False)
+        batch_op.create_index(batch_op.f("ix_generations_question_id"), ["question_id"], unique=False)
 
     op.create_table(
         "log_heads",
@@ -204,6 +209,7 @@ def downgrade() -> None:
 
     op.drop_table("log_heads")
     with op.batch_alter_table("generations", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_generations_question_id"))
         batch_op.drop_index(batch_op.f("ix_generations_ended_at"))
         batch_op.drop_index(batch_op.f("ix_generations_conversation_id_generations_created_at"))
 
@@ -216,6 +222,10 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_sign_ins_user_id"))
 
     op.drop_table("sign_ins")
+    with op.batch_alter_table("invites", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_invites_used_by"))
+        batch_op.drop_index(batch_op.f("ix_invites_created_by"))
+
     op.drop_table("invites")
     with op.batch_alter_table("conversations", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_conversations_user_id_conversations_updated_at"))
