@@ -57,8 +57,12 @@ class Figure:
     goal: float | None = None
 
     @property
+    def missed(self) -> bool:
+        return self.goal is not None and self.value > self.goal
+
+    @property
     def cells(self) -> tuple[str, str, str]:
-        verdict = "" if self.goal is None else f"≤ {self.goal:g}{' ✓' if self.value <= self.goal else ' ✗'}"
+        verdict = "" if self.goal is None else f"≤ {self.goal:g} {'✗' if self.missed else '✓'}"
         return self.name, f"{self.value:,.4g} {self.unit}".strip(), verdict
 
 
@@ -300,7 +304,7 @@ def measure_page() -> list[Figure]:
         page.goto(site.url, wait_until="load")
         page.wait_for_timeout(1000)
         browser.close()
-    return [Figure("requests for the first page", len(sizes)), Figure("bytes for it", sum(sizes) / 1000, "kB")]
+    return [Figure("requests for the first page", len(sizes), "", 15), Figure("bytes for it", sum(sizes) / 1000, "kB", 200)]
 
 
 def chromium() -> str:
@@ -347,7 +351,8 @@ def markdown(figures: list[Figure], load: float) -> str:
     return PAGE.format(rows=rows, load=load, **facts)
 
 
-def main() -> None:
+def main() -> int:
+    """Print the table; return 1 if a goal was missed."""
     parser = argparse.ArgumentParser(description="Measure the site against its goals.")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure")
     parser.add_argument("--write", action="store_true", help="make docs/benchmarks.md of it")
@@ -365,7 +370,8 @@ def main() -> None:
     print(table(figures))
     if given.write:
         (ROOT / "docs" / "benchmarks.md").write_text(markdown(figures, load))
+    return int(any(figure.missed for figure in figures))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -65,9 +65,16 @@ def test_the_site_starts_where_the_built_in_model_cannot_be_had(clone: Clone) ->
     assert clone.make("run", LOCAL="1")[-1] == "chatapp run"
 
 
+def test_a_built_in_model_that_could_not_be_had_is_tried_again(clone: Clone) -> None:
+    clone.make("run", LOCAL="1")
+    again = clone.make("run")
+    assert again[0] == "--editable .[local]"
+    assert clone.make("run") == ["chatapp run"]
+
+
 def test_every_target_for_people_is_listed() -> None:
     text = (ROOT / "Makefile").read_text()
     listed = subprocess.run(["make", "-C", str(ROOT)], capture_output=True, text=True, timeout=60, check=True).stdout
     phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)
     assert phony is not None
-    assert set(re.findall(r"^  make (\w+)", listed, re.MULTILINE)) == set(phony[1].split()) - {"browser"}
+    assert set(re.findall(r"^  make (\w+)", listed, re.MULTILINE)) == set(phony[1].split()) - {"browser", "builtin"}
