@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, func, or_, select
-from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
+from sqlalchemy import ForeignKey, Index, Integer, Select, String, Text, UniqueConstraint, bindparam, func, or_, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from chatapp.database import Base, exclusively, utcnow
 from chatapp.models._columns import Created, Id
@@ -124,13 +124,23 @@ def branch(session: Session, leaf_id: str | None, *, limit: int = 10_000) -> lis
     """Return the messages from the root to *leaf_id*, oldest first; at most the last *limit*."""
     if leaf_id is None:
         return []
-    start = select(Message.id, Message.parent_id).where(Message.id == leaf_id).cte("branch", recursive=True)
-    above = aliased(Message)
-    path = start.union_all(select(above.id, above.parent_id).join(start, above.id == start.c.parent_id))
-    rows = session.scalars(
-        select(Message).join(path, path.c.id == Message.id).order_by(Message.position.desc()).limit(limit)
+    return list(session.scalars(BRANCH, {"leaf": leaf_id, "most": limit}))[::-1]
+
+
+def _branch() -> Select[Message]:
+    messages = Message.__table__
+    path = (
+        select(messages.c.id, messages.c.parent_id)
+        .where(messages.c.id == bindparam("leaf"))
+        .cte("path", recursive=True)
     )
-    return list(rows)[::-1]
+    above = messages.alias()
+    path = path.union_all(select(above.c.id, above.c.parent_id).join(path, above.c.id == path.c.parent_id))
+    shown = select(Message).join(path, path.c.id == Message.id)
+    return shown.order_by(Message.position.desc()).limit(bindparam("most", type_=Integer))
+
+
+BRANCH = _branch()  # made once: to build it takes longer than to run it
 
 
 def deepest(session: Session, message_id: str) -> str:
