@@ -96,7 +96,7 @@ TABLE_HEAD = """\
 # Settings
 
 From the environment or a file `.env` beside `Makefile`; the environment wins. All are optional. A wrong value stops the start
-with a sentence that names it. (`chatapp settings` prints this page.)
+with a sentence that names it. (`.venv/bin/chatapp settings` prints this page.)
 
 | variable | default | takes | what it is for |
 | --- | --- | --- | --- |

@@ -107,7 +107,9 @@ def sign_up() -> AnyResponse:
 def door(name: str) -> AnyResponse:
     if auth.optional_user() is not None:
         return redirect(url_for("pages.home"))
-    return page("sign-in.html", page=name, boot=boot())
+    mode = site().settings.registration
+    admitted = accounts.is_first() or mode == "open" or (mode == "invite" and "invite" in request.args)
+    return page("sign-in.html", page=name, boot=boot(), admitted=admitted)
 
 
 def boot() -> dict[str, Any]:

@@ -30,6 +30,8 @@ let shown = { key: 0, id: /** @type {string?} */ (null), title: "", leaf: /** @t
 let following = null;
 let listed = 0;
 let stopWanted = false; // before the server has said what it began
+let starting = 0; // questions that are on their way to the server
+let opened = Promise.resolve(); // settled when the conversation that is turned to has been read
 
 // Showing
 
@@ -54,6 +56,7 @@ function turnTo(id) {
   thread.clear();
   thread.removeAttribute("data-state");
   composer.open(id);
+  composer.running = false;
   setTitle("");
   closeDrawer();
 }
@@ -61,8 +64,9 @@ function turnTo(id) {
 /** Show the conversation *id*, as it is on the server. @param {string?} id */
 async function open(id) {
   turnTo(id);
-  if (id) await reload({ first: true });
-  else draw();
+  opened = id ? reload({ first: true }) : Promise.resolve();
+  if (!id) draw();
+  await opened;
   if (matchMedia("(pointer: fine)").matches) composer.focusText();
 }
 
@@ -77,7 +81,7 @@ async function reload({ first = false } = {}) {
     if (key === shown.key && first) failedToOpen(/** @type {ApiError} */ (error));
     return;
   }
-  if (key !== shown.key || following) return;
+  if (key !== shown.key || following || (starting && !first)) return;
   if (!first && sameAs(conversation)) return; // nothing is redrawn under the reader's hands
   shown.messages = new Map(conversation.messages.map((message) => [message.id, message]));
   shown.leaf = conversation.leaf_id ?? conversation.messages.at(-1)?.id ?? null;
@@ -98,6 +102,7 @@ function sameAs({ leaf_id, messages }) {
 /** @param {ApiError} error */
 function failedToOpen(error) {
   setTitle(error.status === 404 ? "Not found" : "");
+  if (error.status === 404) shown.id = null; // what is asked here begins a new one
   const note = Object.assign(document.createElement("p"), { className: "answer__status", textContent: error.status === 404 ? "There is no such conversation, or it is not yours." : error.message });
   thread.replaceChildren(note);
   if (error.transient) setTimeout(() => thread.contains(note) && reload({ first: true }), 3000);
@@ -144,6 +149,7 @@ function ended(mine) {
   if (mine.message.status === "failed" || mine.message.status === "interrupted") composer.holdNext();
   composer.running = false;
   refreshList();
+  reload(); // perhaps another tab asked here too
 }
 
 /** @param {Following} mine */
@@ -219,6 +225,10 @@ function finish(mine, message) {
 
 /** @param {string} prompt */
 async function ask(prompt) {
+  const { key, id } = shown;
+  composer.running = true;
+  await opened; // a question asked sooner would not know what it follows
+  if (key !== shown.key) return composer.keep(id, prompt);
   const request = { message: prompt, model: composer.modelId ?? undefined, requestId: uuid() };
   const now = new Date().toISOString();
   const question = { id: `asking-${request.requestId}`, parent_id: shown.leaf, role: "user", content: prompt, status: "finished", created_at: now };
@@ -229,7 +239,7 @@ async function ask(prompt) {
 async function regenerate(id) {
   const message = shown.messages.get(id);
   const question = message?.role === "user" ? message : shown.messages.get(message?.parent_id ?? "");
-  if (!question || following) return;
+  if (!question || busy()) return;
   const request = { message: question.content, model: composer.modelId ?? undefined, requestId: uuid() };
   await begin(request, question, () => api.regenerate(id, { modelId: request.model, requestId: request.requestId }));
 }
@@ -237,10 +247,17 @@ async function regenerate(id) {
 /** @param {string} id @param {string} content */
 async function edit(id, content) {
   const old = shown.messages.get(id);
-  if (!old || following) return;
+  if (!old || busy()) return;
   const request = { message: content, model: composer.modelId ?? undefined, requestId: uuid() };
   const question = { ...old, id: `asking-${request.requestId}`, content };
   await begin(request, question, () => api.edit(id, { content, modelId: request.model, requestId: request.requestId }));
+}
+
+/** Whether an answer is being written here, which is then said. */
+function busy() {
+  const is = Boolean(following || starting);
+  if (is) composer.hint("An answer is being written. Wait for its end, or stop it.");
+  return is;
 }
 
 /**
@@ -249,7 +266,8 @@ async function edit(id, content) {
  */
 async function begin(request, question, start) {
   stopWanted = false;
-  const { key, leaf } = shown;
+  starting++;
+  const { key, id, leaf } = shown;
   const waiting = { id: `waiting-${request.requestId}`, parent_id: question.id, role: "assistant", content: "", status: "running", model: request.model, phase: "Sending" };
   const asked = !shown.messages.has(question.id);
   shown.messages.set(question.id, question);
@@ -262,7 +280,7 @@ async function begin(request, question, start) {
   try {
     begun = await start();
   } catch (error) {
-    if (key !== shown.key) return;
+    if (key !== shown.key) return asked ? composer.keep(id, question.content) : undefined;
     shown.messages.delete(waiting.id);
     if (asked) shown.messages.delete(question.id);
     shown.leaf = leaf;
@@ -272,6 +290,8 @@ async function begin(request, question, start) {
     if (asked) composer.write(question.content);
     composer.hint(error instanceof ApiError ? fieldsOf(error) : String(error));
     return;
+  } finally {
+    starting--;
   }
   if (key !== shown.key) return refreshList();
   adopt(begun, question, waiting);
@@ -291,7 +311,7 @@ function adopt({ chatId, conversationId, generationId, messageId, userMessageId 
     shown.messages.set(userMessageId, Object.assign(question, { id: userMessageId }));
   }
   Object.assign(waiting, { id: messageId, parent_id: question.id, generation_id: generationId, phase: null });
-    shown.messages.set(messageId, waiting);
+  shown.messages.set(messageId, waiting);
   shown.leaf = messageId;
   const title = shown.title || question.content.replace(/\s+/g, " ").slice(0, 60);
   if (!shown.id) {
@@ -331,6 +351,7 @@ function turnPage(id, step) {
   const other = all[all.indexOf(message) + step];
   if (!other) return;
   unfollow();
+  composer.holdNext();
   shown.leaf = newestLeaf(shown.messages, other.id);
   composer.running = false;
   draw();
@@ -364,7 +385,7 @@ on("chat-new", () => go("/"));
 on("chat-drawer", () => drawer(true));
 on("chat-renamed", ({ id, title }) => id === shown.id && setTitle(title));
 on("chat-removed", ({ id }) => id === shown.id && go("/"));
-addEventListener("popstate", () => open(idIn(location.pathname)));
+addEventListener("popstate", () => idIn(location.pathname) === shown.id || open(idIn(location.pathname))); // else: a link within the page
 addEventListener("keydown", (event) => {
   if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") (event.preventDefault(), drawer(true), sidebar.focusSearch());
   else if (event.key === "Escape" && document.body.dataset.drawer) drawer(false);
@@ -415,6 +436,7 @@ function idIn(path) {
   return path.match(/^\/c\/([\da-f-]{36})$/i)?.[1] ?? null;
 }
 
+composer.user = boot.user?.id ?? "";
 composer.maxChars = boot.max_message_chars;
 if (boot.conversations) sidebar.show(boot.conversations);
 listed = boot.conversations ? Date.now() : 0;

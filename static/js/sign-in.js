@@ -2,7 +2,7 @@
 /** Sign in and sign up. Where a sign-in can still be renewed, it is, and the visitor is sent back unasked. */
 import { api, ApiError, renewable, renew } from "./api.js";
 
-const form = /** @type {HTMLFormElement} */ (document.getElementById("door"));
+const form = /** @type {HTMLFormElement} */ (document.getElementById("door")); // none where nobody is admitted
 const formError = /** @type {HTMLElement} */ (document.getElementById("form-error"));
 const query = new URLSearchParams(location.search);
 
@@ -56,7 +56,7 @@ function missing(values) {
   return Object.keys(fields).length ? new ApiError(400, { code: "validation_error", fields }) : null;
 }
 
-form.addEventListener("submit", async (event) => {
+form?.addEventListener("submit", async (event) => {
   event.preventDefault();
   clear();
   const values = Object.fromEntries([...new FormData(form)].map(([name, value]) => [name, String(value)]));

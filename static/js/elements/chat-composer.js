@@ -34,6 +34,7 @@ export class ChatComposer extends HTMLElement {
   /** @type {Record<string, HTMLElement>} */ #part = {};
   /** @type {Model[]} */ #models = [];
   #modelId = kept.get(MODEL);
+  #drafts = DRAFT; // of one person: others may use this browser too
   #draftKey = DRAFT;
   #maxChars = Infinity;
   #running = false;
@@ -72,6 +73,10 @@ export class ChatComposer extends HTMLElement {
     return this.#modelId;
   }
 
+  set user(/** @type {string} */ id) {
+    this.#drafts = `${DRAFT}${id}.`;
+  }
+
   set maxChars(/** @type {number} */ value) {
     this.#maxChars = value;
   }
@@ -98,19 +103,30 @@ export class ChatComposer extends HTMLElement {
 
   /** Which conversation is being written to. @param {string?} conversation */
   open(conversation) {
-    this.#draftKey = DRAFT + (conversation ?? "");
+    this.#draftKey = this.#drafts + (conversation ?? ""); // what waited as "Next" is in the other's draft
     this.#text.value = kept.get(this.#draftKey) ?? "";
     this.#text.placeholder = conversation ? "Ask a follow-up" : "Ask a question";
-    this.#setNext("");
+    this.#showNext("");
     this.#typed(false);
   }
 
   /** A new conversation has its name: what is written from now on belongs to it. @param {string} conversation */
   adopted(conversation) {
     kept.set(this.#draftKey, null);
-    this.#draftKey = DRAFT + conversation;
+    this.#draftKey = this.#drafts + conversation;
     this.#text.placeholder = "Ask a follow-up";
-    kept.set(this.#draftKey, this.#text.value);
+    this.#keep();
+  }
+
+  /** A question could not be asked, and another conversation is shown now: it is there when one comes back. @param {string?} conversation @param {string} prompt */
+  keep(conversation, prompt) {
+    const key = this.#drafts + (conversation ?? "");
+    if (key === this.#draftKey) this.write(prompt);
+    else kept.set(key, [prompt, kept.get(key)].filter(Boolean).join("\n\n"));
+  }
+
+  #keep() {
+    kept.set(this.#draftKey, [this.#next, this.#text.value].filter(Boolean).join("\n\n"));
   }
 
   set running(/** @type {boolean} */ value) {
@@ -128,8 +144,9 @@ export class ChatComposer extends HTMLElement {
 
   /** The question that waits is wanted no more without a look: back into the field with it. */
   holdNext() {
-    if (this.#next) this.write(this.#next);
+    const next = this.#next;
     this.#setNext("");
+    if (next) this.write(next);
   }
 
   focusText() {
@@ -171,7 +188,7 @@ export class ChatComposer extends HTMLElement {
     const length = [...value].length;
     /** @type {HTMLButtonElement} */ (this.#part.send).disabled = !value.trim() || length > this.#maxChars;
     this.hint(length > this.#maxChars ? `${(length - this.#maxChars).toLocaleString()} characters too many.` : "");
-    if (keep) kept.set(this.#draftKey, value);
+    if (keep) this.#keep();
   }
 
   /** @param {KeyboardEvent} event */
@@ -199,6 +216,12 @@ export class ChatComposer extends HTMLElement {
 
   /** @param {string} prompt */
   #setNext(prompt) {
+    this.#showNext(prompt);
+    this.#keep();
+  }
+
+  /** @param {string} prompt */
+  #showNext(prompt) {
     this.#next = prompt;
     this.#part.next.hidden = !prompt;
     this.#part["next-text"].textContent = `Next: ${prompt}`;
@@ -207,6 +230,7 @@ export class ChatComposer extends HTMLElement {
   /** @param {MouseEvent} event */
   #press(event) {
     const act = /** @type {Element} */ (event.target).closest("[data-act]")?.getAttribute("data-act");
+    if (act === "stop" && event.detail > 1) return; // the second click of a double one on Send, whose place Stop has taken
     if (act === "stop") this.holdNext();
     if (act === "stop" || act === "try-now") this.dispatchEvent(new CustomEvent(`chat-${act}`, { bubbles: true }));
     else if (act === "models") this.#choose();

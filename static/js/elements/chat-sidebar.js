@@ -103,10 +103,11 @@ export class ChatSidebar extends HTMLElement {
     const now = new Date().toISOString();
     const old = this.#known.get(values.id) ?? { title: "", pinned: false, running: false, updated_at: now };
     this.#known.set(values.id, { ...old, ...values });
-    if (!this.#list.querySelector(".item__input")) this.#draw();
+    this.#draw();
   }
 
   #draw() {
+    if (this.#list.querySelector(".item__input, .item__ask")) return; // somebody is at it; it is drawn when they are done
     const sorted = [...this.#known.values()].sort((a, b) => Number(b.pinned) - Number(a.pinned) || b.updated_at.localeCompare(a.updated_at));
     const now = new Date();
     const focused = /** @type {HTMLElement | null} */ (document.activeElement)?.closest(".item")?.getAttribute("data-id");
@@ -166,7 +167,7 @@ export class ChatSidebar extends HTMLElement {
     if (chosen !== "pin" && !item.checkVisibility({ visibilityProperty: true })) this.#say("chat-drawer");
     if (chosen === "rename") this.#rename(item, id);
     else if (chosen === "delete") this.#askRemoval(item, id);
-    else this.update(await api.change(id, { pinned: !pinned }));
+    else this.update(await api.change(id, { pinned: !pinned }).catch(() => ({ id }))); // it stays where it was
   }
 
   /** @param {HTMLElement} item @param {string} id */
@@ -207,14 +208,17 @@ export class ChatSidebar extends HTMLElement {
     ask.textContent = "Delete for good?";
     const [yes, no] = ["Delete", "Keep"].map((text) => Object.assign(document.createElement("button"), { type: "button", className: "button", textContent: text }));
     yes.classList.add("button--danger");
-    no.addEventListener("click", () => this.#draw());
-    item.addEventListener("keydown", (event) => event.key === "Escape" && this.#draw());
+    const done = () => (ask.remove(), this.#draw());
+    no.addEventListener("click", done);
+    item.addEventListener("keydown", (event) => event.key === "Escape" && done());
     yes.addEventListener("click", async () => {
-      await api.remove(id).catch((error) => {
-        if (error.status !== 404) throw error;
-      });
+      try {
+        await api.remove(id);
+      } catch (error) {
+        if (error.status !== 404) return void (ask.textContent = error.message);
+      }
       this.#known.delete(id);
-      this.#draw();
+      done();
       this.#say("chat-removed", { id });
     });
     item.replaceChildren(ask, yes, no);

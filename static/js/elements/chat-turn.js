@@ -55,12 +55,14 @@ export class ChatTurn extends HTMLElement {
 
   /** @param {Turn} turn */
   set turn(turn) {
-    this.#turn = turn;
     const { question, answer, questions, answers } = turn;
+    const same = question?.id === this.#turn?.question?.id;
+    this.#turn = turn;
     this.#part.question.hidden = !question;
     this.#part.question.toggleAttribute("data-long", (question?.content.length ?? 0) > LONG_QUESTION);
     if (question && this.#part["question-text"].textContent !== question.content) this.#part["question-text"].textContent = question.content;
-    this.#closeEdit();
+    if (same) this.#part.question.hidden = !question || !this.#part["edit-form"].hidden; // what is being edited stays
+    else this.#closeEdit();
     place(this.#part, "question-pager", "question-count", questions);
     place(this.#part, "pager", "count", answers);
     if (answer) this.show(fromMessage(answer));
@@ -160,7 +162,7 @@ export class ChatTurn extends HTMLElement {
 
   #drawFoot({ text, model, usage, metadata }, running) {
     const pages = (this.#turn?.answers.count ?? 0) > 1;
-    this.#part.foot.hidden = running || (!text && !pages);
+    this.#part.foot.hidden = running || (!text && !pages && !this.#turn?.answer);
     this.querySelector('[data-act="copy"]')?.toggleAttribute("hidden", !text);
     const button = this.#part.model;
     const name = model?.split("/").slice(1).join("/") || model || "";
