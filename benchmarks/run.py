@@ -304,7 +304,10 @@ def measure_page() -> list[Figure]:
         page.goto(site.url, wait_until="load")
         page.wait_for_timeout(1000)
         browser.close()
-    return [Figure("requests for the first page", len(sizes), "", 15), Figure("bytes for it", sum(sizes) / 1000, "kB", 200)]
+    return [
+        Figure("requests for the first page", len(sizes), "", 15),
+        Figure("bytes for it", sum(sizes) / 1000, "kB", 200),
+    ]
 
 
 def chromium() -> str:

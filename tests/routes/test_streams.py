@@ -159,6 +159,7 @@ def test_silence_is_made_audible(new_site: Callable[..., Site]) -> None:
     while heard.count(b"\n:\n\n") < 3:
         heard += raw.recv(4096)
     raw.close()
+    assert heard.count(b"event: ") == 2  # and nothing else was said
     client.call("POST", f"/api/chat/conversations/{started['conversationId']}/stop")
 
 
