@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -48,7 +49,7 @@ def new_site(tmp_path_factory: pytest.TempPathFactory, model_environ: dict[str, 
 
     yield make
     for site in made:
-        site.stop()
+        site.stop(signal.SIGINT)  # at once: nobody waits for what they were doing
 
 
 @pytest.fixture(scope="session")
