@@ -222,7 +222,7 @@ class Store:
     def renew(self, generation_ids: Sequence[str], *, owner: str, lease_seconds: float) -> None:
         mine = and_(HEADS.c.generation_id.in_(generation_ids), HEADS.c.owner == owner, HEADS.c.ended_at.is_(None))
         with connected(self._engine, writes=True) as connection:
-            renewed = update(HEADS).where(HEADS.c.generation_id.in_(unlocked(mine)))
+            renewed = update(HEADS).where(HEADS.c.generation_id.in_(locked(mine, skip=False)))
             connection.execute(renewed.values(lease_until=now_seconds() + lease_seconds))
 
     def take_expired(self, *, owner: str, lease_seconds: float) -> list[str]:
@@ -232,7 +232,7 @@ class Store:
                 return []  # the usual case costs no write lock
         with connected(self._engine, writes=True) as connection:
             taken = update(HEADS).where(
-                HEADS.c.generation_id.in_(unlocked(orphaned)), HEADS.c.lease_until < now_seconds()
+                HEADS.c.generation_id.in_(locked(orphaned, skip=True)), HEADS.c.lease_until < now_seconds()
             )
             values = {"owner": owner, "lease_until": now_seconds() + lease_seconds}
             return list(connection.scalars(taken.values(values).returning(HEADS.c.generation_id)))
@@ -260,10 +260,14 @@ class Store:
         return len(names)
 
 
-def unlocked(where: ColumnElement[bool]) -> Select[tuple[str]]:
-    """Select the heads that *where* means and nobody is writing to just now, locked in the order that all lock them in."""
+def locked(where: ColumnElement[bool], *, skip: bool) -> Select[tuple[str]]:
+    """Select the heads that *where* means, locked in the one order in which all lock them, so that none wait in a circle.
+
+    *skip* leaves out those that somebody writes to just now: such a log is no orphan. Renewing must not, or the busiest
+    answers would lose their leases.
+    """
     chosen = select(HEADS.c.generation_id).where(where).order_by(HEADS.c.generation_id)
-    return chosen.with_for_update(skip_locked=True)
+    return chosen.with_for_update(skip_locked=skip)
 
 
 def fail(group: Sequence[Append], error: Exception) -> None:

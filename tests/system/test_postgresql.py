@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 
+from chatapp.database import connected
+from chatapp.eventlog import sql
+from tests.support import world
 from tests.support.site import PASSWORD, Client, Site
 
 
@@ -56,3 +60,22 @@ def test_those_who_come_first_at_once_are_not_all_the_admin(
     with ThreadPoolExecutor(8) as pool:
         roles = list(pool.map(register, range(8)))
     assert roles.count("admin") == 1
+
+
+def test_a_log_that_is_being_written_to_is_renewed_all_the_same(
+    tmp_path: Path, new_database: Callable[[], str]
+) -> None:
+    """A renewal that skipped what is locked just now would let the busiest answers be taken over."""
+    made = world.make(tmp_path, new_database())
+    store = sql.Store(made.engine)
+    name = made.generation(store=store, owner="me")
+    store.renew([name], owner="me", lease_seconds=-1)
+    with ThreadPoolExecutor(1) as pool:
+        with connected(made.engine, writes=True) as connection:
+            connection.execute(sql.HEADS.update().values(stop_requested=False))  # a writer at work
+            assert store.take_expired(owner="thief", lease_seconds=60) == []
+            renewal = pool.submit(store.renew, [name], owner="me", lease_seconds=60)
+            wait([renewal], timeout=1)  # one that skips has ended by now, and renewed nothing
+        renewal.result(timeout=20)
+    assert store.take_expired(owner="thief", lease_seconds=60) == []
+    made.close()
