@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from chatapp.bells import Hear
-from chatapp.events import Entry
+from chatapp.bells._here import Here
 
 
-class Bell:
-    def __init__(self) -> None:
-        self._listeners: list[Hear] = []
+class Bell(Here):
+    def want(self, generation_id: str) -> None:
+        """Nobody else rings."""
 
-    def listen(self, hear: Hear) -> None:
-        self._listeners.append(hear)
+    def unwant(self, generation_id: str) -> None:
+        """Nobody else rings."""
 
-    def ring(self, generation_id: str, entries: Sequence[Entry]) -> None:
-        for hear in self._listeners:
-            hear(generation_id, entries)
+    def open(self) -> None:
+        """Nothing is outside."""
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -149,8 +149,8 @@ def test_what_a_follower_sees_is_committed(logs: Logs) -> None:
         nonlocal seen
         with connected(other) as connection:
             stored = connection.scalar(text("select max(last_seq) from log_batches"))
-        seen += 1
         assert stored == entries[-1].seq  # type: ignore[index]
+        seen += 1
 
     logs.bell.listen(check)
     for seq in range(5):
