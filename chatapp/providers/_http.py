@@ -7,14 +7,22 @@ trips (three with TLS 1.2) to a server far away, where the first token takes hun
 
 The caller may throw any exception into a blocking read (a time limit, a kill). Nothing here catches what is not a
 failure of the network, and every way out closes the socket.
+
+A server on a fast line may always have sent more by the time it is read, and a read that never has to wait never lets
+another greenlet run. So each read gives way first (`Source`), whatever part of HTTP it is for: a server that says "100
+Continue" for ever keeps nobody's stream waiting. And a body that was compressed though nobody asked is unpacked in
+pieces of bounded size.
 """
 
 from __future__ import annotations
 
+import http.client
+import io
 import re
 import ssl
 import time
 import traceback
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,17 +31,22 @@ from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
+import gevent
 import orjson
 import requests
 import urllib3
 from requests.adapters import DEFAULT_CA_BUNDLE_PATH, HTTPAdapter
-from urllib3.exceptions import NameResolutionError
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError
 
 from chatapp.errors import Interrupted, ProviderError, ProviderTimeout
 from chatapp.providers import _failures
 
 READ_BYTES = 64 * 1024
+MAX_HEAD_BYTES = 1024 * 1024  # of headers, and of what may come before them
 MAX_ERROR_BYTES = 64 * 1024  # more than any API says about an error
+ERROR_SECONDS = 3.0  # what an error's words are waited for, after its status came
+PACKED = ("gzip", "x-gzip", "deflate")
+GZIP_OR_ZLIB = 47  # zlib's number for: whichever it is
 MAX_LIST_BYTES = 8 * 1024 * 1024
 SENDABLE = re.compile(r"[\x20-\x7e]*")  # as a header's value, RFC 9110 5.5
 LIST_CONNECT_SECONDS = 1.5
@@ -65,11 +78,88 @@ class Api:
         return f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
 
 
+class Source(io.RawIOBase):
+    """What a response is read from: gives way before each read, and ends a head that does not end."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self.head_left: int | None = MAX_HEAD_BYTES
+        self._raw = raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        time.sleep(0)
+        size = self._raw.readinto(buffer)
+        if self.head_left is not None and size:
+            self.head_left -= size
+            if self.head_left < 0:
+                raise http.client.LineTooLong("head")
+        return size
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class Response(http.client.HTTPResponse):
+    """A response that is read from a `Source`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._source = Source(self.fp.detach())
+        self.fp = io.BufferedReader(self._source)
+
+    def begin(self) -> None:
+        super().begin()
+        self._source.head_left = None
+
+
+class Connecting:
+    """One limit for all that connecting is: the name's look-up, each of its addresses, the TLS handshake."""
+
+    response_class: Any = Response
+    timeout: Any
+
+    def connect(self) -> None:
+        limit = gevent.Timeout(self.timeout)
+        limit.start()
+        try:
+            super().connect()  # type: ignore[misc]
+        except gevent.Timeout as expired:
+            if expired is not limit:
+                raise
+            raise ConnectTimeoutError(self, "the time for connecting is over") from None
+        finally:
+            limit.close()
+
+
+class Plain(Connecting, urllib3.connection.HTTPConnection):
+    pass
+
+
+class Secure(Connecting, urllib3.connection.HTTPSConnection):
+    pass
+
+
+class PlainPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = Plain
+
+
+class SecurePool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = Secure
+
+
 class Adapter(HTTPAdapter):
     """Checks certificates by one context made once: loading the authorities takes 35 ms, too long for an event loop."""
 
+    def __init__(self, *, secure: bool) -> None:
+        self._context: dict[str, Any] = {"ssl_context": tls_context()} if secure else {}
+        super().__init__(max_retries=0)
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs, ssl_context=tls_context())
+        super().init_poolmanager(*args, **(kwargs | self._context))
+        self.poolmanager.pool_classes_by_scheme = {"http": PlainPool, "https": SecurePool}
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         conn.cert_reqs = "CERT_REQUIRED"  # and no ca_certs, which urllib3 would load again for each connection
@@ -92,8 +182,7 @@ def session(api: Api) -> requests.Session:
     made = OneCall()
     made.trust_env = False  # neither a proxy nor a password from the environment
     made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-    secure = api.base_url.startswith("https:")
-    made.mount(api.base_url, Adapter(max_retries=0) if secure else HTTPAdapter(max_retries=0))
+    made.mount(api.base_url, Adapter(secure=api.base_url.startswith("https:")))
     return made
 
 
@@ -138,9 +227,19 @@ def blocks(api: Api, response: requests.Response) -> Iterator[bytes]:
     `read1` returns what one read of the socket brought, in each framing; `iter_content` and `iter_lines` hold a body
     without a declared length back until it ends.
     """
+    packing = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if packing in PACKED:
+        yield from unpacked(api, sent(api, response))
+    elif packing in ("", "identity"):
+        yield from sent(api, response)
+    else:
+        raise unreadable(api)
+
+
+def sent(api: Api, response: requests.Response) -> Iterator[bytes]:
     while True:
         try:
-            block = response.raw.read1(READ_BYTES, decode_content=True)
+            block = response.raw.read1(READ_BYTES, decode_content=False)
         except urllib3.exceptions.ReadTimeoutError as error:
             raise ProviderTimeout(f"{api.title} was silent for too long. Try again.") from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -150,12 +249,28 @@ def blocks(api: Api, response: requests.Response) -> Iterator[bytes]:
         yield block
 
 
+def unpacked(api: Api, packed: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield what *packed* unpacks to, at most 64 KiB a time and perhaps nothing; urllib3 would go on until it is something."""
+    unpacker = zlib.decompressobj(GZIP_OR_ZLIB)
+    for block in packed:
+        while block:
+            try:
+                yield unpacker.decompress(block, READ_BYTES)
+            except zlib.error as error:
+                raise unreadable(api) from error
+            block = unpacker.unconsumed_tail
+            if unpacker.eof:  # and another member may follow
+                block = unpacker.unused_data
+                unpacker = zlib.decompressobj(GZIP_OR_ZLIB)
+
+
 def read_json(api: Api, path: str) -> Any:
     """Return the JSON at *path*, in a few seconds at most. Raises ProviderError."""
     deadline = time.monotonic() + LIST_SECONDS
     body = bytearray()
     timeout = (min(api.connect_seconds, LIST_CONNECT_SECONDS), LIST_SECONDS)
-    with call(api, path, timeout=timeout) as response:
+    late = ProviderTimeout(f"{api.title} did not list its models in time.")
+    with gevent.Timeout(LIST_SECONDS, late), call(api, path, timeout=timeout) as response:
         try:
             for block in blocks(api, response):
                 body += block
@@ -170,17 +285,21 @@ def read_json(api: Api, path: str) -> Any:
 
 
 def error_body(api: Api, response: requests.Response) -> bytes:
-    """Return the beginning of an error's JSON, which is read for what it means and never shown; b"" for other kinds."""
+    """Return the beginning of an error's JSON, which is read for what it means and never shown; b"" for other kinds.
+
+    What comes too late, or not at all, is not waited for: the status says enough.
+    """
     body = bytearray()
     if "json" not in response.headers.get("Content-Type", "").lower():
         return b""
     try:
-        for block in blocks(api, response):
-            body += block
-            if len(body) > MAX_ERROR_BYTES:
-                break
+        with gevent.Timeout(ERROR_SECONDS, False):  # type: ignore[arg-type]  # False: leave the block silently
+            for block in blocks(api, response):
+                body += block
+                if len(body) > MAX_ERROR_BYTES:
+                    break
     except ProviderError:
-        pass  # the status says enough
+        pass
     return bytes(body[:MAX_ERROR_BYTES])
 
 

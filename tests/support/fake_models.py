@@ -28,9 +28,11 @@ with commas between them. `openai/count-200,delay=0.01` streams 200 numbered tok
     refusals
       status-S                that status with the API's own kind of error body (status-429,retry-after=7)
       status-S-html           with a web page
+      status-S,body=none      without a body; body=huge: with an endless one; body=silent: with one that never comes
       context-too-long        400 in the API's own words
-      redirect                302 to a link-local address
+      redirect                302 to a link-local address (to=PATH for one of this server, status=S)
       close-before-headers    the connection is closed at once
+      continue-for-ever       "100 Continue", again and again
     rubbish
       html-200                a web page with a status of 200
       json-error-200          an error object with a status of 200, not as a stream
@@ -40,6 +42,10 @@ with commas between them. `openai/count-200,delay=0.01` streams 200 numbered tok
       error-in-stream-after-N an error object inside the stream
       content-filter-after-N  the API's way to say so
       huge-line               64 MB without a newline (size=N for other sizes)
+      bomb                    gzip that unpacks to a thousand times its size, for ever
+      empty-bomb              gzip that unpacks to nothing, for ever
+      tools                   some text and a tool to be called, as each API's documentation has it
+      script-N                the bytes that were kept with PUT /_scripts/N, in the framing that the options say
 
     options
       delay=S                 seconds between tokens
@@ -47,6 +53,7 @@ with commas between them. `openai/count-200,delay=0.01` streams 200 numbered tok
       close-delimited         no declared length: the body ends with the connection (chunked by default)
       block=N                 the body is sent in writes, and chunks, of N bytes
       newline=cr, newline=crlf, bom, gzip
+      end=fin, end=rst        how a script's connection ends instead of properly; end=chunk: inside a chunk
       reasoning=N             N pieces of reasoning first (field=reasoning: vLLM's other name for it)
       text=...                URL-quoted, instead of the scenario's own; one token a character
 
@@ -78,6 +85,8 @@ from urllib.parse import unquote
 MODELS = ("count-20", "count-200,delay=0.01", "echo", "prompt", "reasoning")
 PAGE = b"<!doctype html><title>Bad gateway</title><h1>CANARY-BODY</h1>"
 BODY_CANARY = "CANARY-BODY"  # in each error's body: what an API says about an error must reach nobody
+LINK_LOCAL = "http://169.254.169.254/latest/meta-data/"
+SCRIPTS: dict[int, bytes] = {}  # what was kept with PUT /_scripts/N
 REASONS = {200: "OK", 302: "Found", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
 
 
@@ -190,6 +199,9 @@ class Dialect:
     def filtered(self) -> bytes:
         return b""
 
+    def tools(self) -> bytes:
+        raise NotImplementedError
+
     def error(self, status: int) -> dict[str, Any]:
         raise NotImplementedError
 
@@ -219,7 +231,12 @@ class Ollama(Dialect):
     def odd(self) -> bytes:
         return b"".join(self.event(data) for data in ({}, {"message": None}, {"message": {"content": None}}))
 
+    def tools(self) -> bytes:
+        call = {"function": {"name": "get_weather", "arguments": {"city": "Paris"}}}
+        return self.event({"message": {"role": "assistant", "content": "", "tool_calls": [call]}, "done": False})
+
     def end(self, reason: str, prompt_tokens: int, completion_tokens: int, *, usage: bool) -> bytes:
+        reason = "stop" if reason == "tools" else reason
         counts = {"prompt_eval_count": prompt_tokens, "eval_count": completion_tokens} if usage else {}
         message = {"role": "assistant", "content": ""}
         return self.event({"message": message, "done": True, "done_reason": reason, **counts})
@@ -253,7 +270,15 @@ class OpenAI(Dialect):
         head = self.chunk() + self.chunk({"delta": {"content": None}}) + self.chunk({"delta": None}) + self.chunk({})
         return head + self.event({"object": "something.new"}) + self.event({"choices": None})
 
+    def tools(self) -> bytes:
+        def delta(**call: Any) -> bytes:
+            return self.chunk({"delta": {"tool_calls": [{"index": 0, **call}]}, "finish_reason": None})
+
+        begin = delta(id="call_1", type="function", function={"name": "get_weather", "arguments": ""})
+        return begin + delta(function={"arguments": '{"city":'}) + delta(function={"arguments": '"Paris"}'})
+
     def end(self, reason: str, prompt_tokens: int, completion_tokens: int, *, usage: bool) -> bytes:
+        reason = "tool_calls" if reason == "tools" else reason
         last = self.chunk({"delta": {}, "finish_reason": reason})
         names = ("prompt_tokens", "completion_tokens", "total_tokens")
         counts = dict(zip(names, (prompt_tokens, completion_tokens, prompt_tokens + completion_tokens), strict=True))
@@ -299,8 +324,16 @@ class Anthropic(Dialect):
         head = self.named("content_block_delta", index=0, delta=None) + self.delta("signature_delta", "signature", "x")
         return head + self.delta("text_delta", "text", None) + self.named("something_new")
 
+    def tools(self) -> bytes:
+        block = {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {}}
+        begin = self.named("content_block_stop", index=0) + self.named(
+            "content_block_start", index=1, content_block=block
+        )
+        parts = ("", '{"city": "Par', 'is"}')
+        return begin + b"".join(self.delta("input_json_delta", "partial_json", part) for part in parts)
+
     def end(self, reason: str, prompt_tokens: int, completion_tokens: int, *, usage: bool) -> bytes:
-        reason = {"stop": "end_turn", "length": "max_tokens"}.get(reason, reason)
+        reason = {"stop": "end_turn", "length": "max_tokens", "tools": "tool_use"}.get(reason, reason)
         counts = {"usage": {"output_tokens": completion_tokens}} if usage else {}
         stopped = self.named("content_block_stop", index=0)
         last = self.named("message_delta", delta={"stop_reason": reason, "stop_sequence": None}, **counts)
@@ -488,7 +521,7 @@ class Call:
     def headers(self) -> None:
         head = [f"HTTP/1.1 200 OK\r\nContent-Type: {self.dialect.content_type}\r\nCache-Control: no-cache"]
         head.append("Transfer-Encoding: chunked" if self.body.chunked else "Connection: close")
-        if "gzip" in self.scenario.options:
+        if "gzip" in self.scenario.options or "bomb" in self.scenario.kind:
             head.append("Content-Encoding: gzip")
         self.connection.send(("\r\n".join(head) + "\r\n\r\n").encode())
 
@@ -513,7 +546,9 @@ class Call:
             self.pause()
             if during and self.done == scenario.number:
                 during(self)
-        reason = "length" if scenario.kind == "length" else "stop"
+        if scenario.kind == "tools":
+            self.body.write(dialect.tools())
+        reason = scenario.kind if scenario.kind in ("length", "tools") else "stop"
         usage = self.usage and scenario.kind != "no-usage"
         self.body.write(dialect.end(reason, prompt_tokens, len(left), usage=usage))
 
@@ -534,7 +569,16 @@ class Call:
         status = self.scenario.number or 500
         wait = unquote(self.scenario.options.get("retry-after", ""))
         more = [f"Retry-After: {wait}"] if wait else []
-        if self.scenario.html:
+        body = self.scenario.options.get("body")
+        if body == "none":
+            self.connection.send("\r\n".join([f"HTTP/1.1 {status} x", "Content-Length: 0", *more, "", ""]).encode())
+        elif body:
+            head = [f"HTTP/1.1 {status} x", "Content-Type: application/json", "Connection: close", *more, "", "{"]
+            self.connection.send("\r\n".join(head).encode())
+            while body == "huge":
+                self.connection.send(b" " * 65536)
+            self.connection.wait_for_ever()
+        elif self.scenario.html:
             respond(self.connection, status, PAGE, "text/html", *more)
         else:
             respond(self.connection, status, dumped(self.dialect.error(status)), "application/json", *more)
@@ -543,7 +587,14 @@ class Call:
         respond(self.connection, 400, dumped(self.dialect.error(413)), "application/json")
 
     def redirect(self) -> None:
-        respond(self.connection, 302, b"", "text/plain", "Location: http://169.254.169.254/latest/meta-data/")
+        host, port = self.connection.sock.getsockname()
+        path = self.scenario.options.get("to")
+        to = f"http://{host}:{port}{unquote(path)}" if path else LINK_LOCAL
+        respond(self.connection, self.scenario.integer("status", 302), b"", "text/plain", f"Location: {to}")
+
+    def continue_for_ever(self) -> None:
+        while True:
+            self.connection.send(b"HTTP/1.1 100 Continue\r\n\r\n" * 2000)
 
     def page(self) -> None:
         respond(self.connection, 200, PAGE, "text/html; charset=utf-8")
@@ -577,6 +628,31 @@ class Call:
         self.body.write(self.dialect.huge())
         for _ in range(self.scenario.integer("size", 64 * 1024 * 1024) // 65536):
             self.body.write(b"x" * 65536)
+
+    def bomb(self) -> None:
+        packer = zlib.compressobj(9, wbits=31)
+        begin = packer.compress(self.dialect.huge()) + packer.flush(zlib.Z_FULL_FLUSH)
+        again = packer.compress(b"x" * 16_000_000) + packer.flush(zlib.Z_FULL_FLUSH)  # stands alone: can be sent again
+        self.body.write(begin)
+        while True:
+            self.body.write(again)
+
+    def empty_bomb(self) -> None:
+        packer = zlib.compressobj(9, wbits=31)
+        self.body.write(packer.compress(self.dialect.start(1)) + packer.flush(zlib.Z_FULL_FLUSH))
+        while True:
+            self.body.write(b"\0\0\0\xff\xff" * 13_000)  # stored blocks of nothing, RFC 1951 3.2.4
+
+    def script(self) -> None:
+        self.body.write(SCRIPTS[self.scenario.number or 0])
+        end = self.scenario.options.get("end")
+        if end == "rst":
+            self.rst()
+        elif end == "chunk":
+            self.connection.send(b"ff\r\nda")
+        elif not end:
+            self.body.end()
+        raise Cut
 
     def odd(self) -> None:
         self.body.write(self.dialect.odd())
@@ -631,6 +707,7 @@ BEFORE: dict[str, Callable[[Call], None]] = {
     "status": Call.status,
     "context-too-long": Call.context_too_long,
     "redirect": Call.redirect,
+    "continue-for-ever": Call.continue_for_ever,
     "html": Call.page,
     "json-error": Call.json_error,
 }
@@ -641,6 +718,9 @@ DURING: dict[str, Callable[[Call], None]] = {
     "heartbeats-only": Call.heartbeats,
     "endless": Call.endless,
     "huge-line": Call.huge_line,
+    "bomb": Call.bomb,
+    "empty-bomb": Call.empty_bomb,
+    "script": Call.script,
     "odd": Call.odd,
     "split-utf8-at": Call.split,
     "cut-fin-after": Call.fin,
@@ -652,7 +732,10 @@ DURING: dict[str, Callable[[Call], None]] = {
     "error-in-stream-after": Call.error,
     "content-filter-after": Call.content_filter,
 }
-AT_ONCE = {"silent-body", "drip", "heartbeats-only", "endless", "huge-line", "odd", "split-utf8-at"}
+AT_ONCE = {
+    *("silent-body", "drip", "heartbeats-only", "endless", "huge-line", "odd", "split-utf8-at"),
+    *("bomb", "empty-bomb", "script"),
+}
 
 
 # The server
@@ -684,6 +767,9 @@ class Server:
         path = path.partition("?")[0]
         if method == "POST" and path in CHATS:
             self.chat(connection, CHATS[path], headers, json.loads(body))
+        elif method == "PUT" and path.startswith("/_scripts/"):
+            SCRIPTS[int(path.rpartition("/")[2])] = body
+            respond(connection, 200, b"{}", "application/json")
         elif method == "DELETE" and path == "/_log":
             self.calls.clear()
             respond(connection, 200, b"{}", "application/json")
@@ -793,6 +879,11 @@ class FakeModels:
         with urllib.request.urlopen(f"{self.url}/_log", timeout=10) as response:
             calls: list[dict[str, Any]] = json.load(response)
         return [call for call in calls if model is None or call["model"] == model]
+
+    def keep(self, number: int, script: bytes) -> None:
+        """Keep the bytes that the model `script-NUMBER` sends as its body."""
+        request = urllib.request.Request(f"{self.url}/_scripts/{number}", script, method="PUT")
+        urllib.request.urlopen(request, timeout=10).close()
 
     def clear(self) -> None:
         """Forget the calls so far."""
