@@ -41,8 +41,9 @@ def new_site(tmp_path_factory: pytest.TempPathFactory, model_environ: dict[str, 
     """Make sites, started, with settings of their own; they are stopped at the end."""
     made: list[Site] = []
 
-    def make(**environ: str) -> Site:
-        site = Site(Path(tmp_path_factory.mktemp("site")), **{**model_environ, **environ})
+    def make(application: str = "wsgi", **environ: str) -> Site:
+        folder = Path(tmp_path_factory.mktemp("site"))
+        site = Site(folder, application=application, **{**model_environ, **environ})
         made.append(site)
         site.start()
         return site

@@ -44,10 +44,14 @@ def wait_until(condition: Callable[[], Any], seconds: float = 20, what: str = "t
 
 
 class Site:
-    """A site that can be stopped, killed and started again with the same data."""
+    """A site that can be stopped, killed and started again with the same data.
 
-    def __init__(self, folder: Path, **environ: str) -> None:
+    *application* is what gunicorn serves: a test build is a module that imports `wsgi` and takes a guard away.
+    """
+
+    def __init__(self, folder: Path, *, application: str = "wsgi", **environ: str) -> None:
         self.folder = folder
+        self.application = application
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_file = folder / "site.log"
@@ -73,7 +77,7 @@ class Site:
         migrate(Settings.load(self.environ, dotenv=None))
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py"), "wsgi:app"],
+                [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py"), f"{self.application}:app"],
                 cwd=ROOT,
                 env=self.environ,
                 stdout=log,
