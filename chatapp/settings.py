@@ -5,6 +5,7 @@ Each field names its variable and says what it is for; `docs/settings.md` is mad
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import os
 import secrets
@@ -81,6 +82,15 @@ def http_url(value: str) -> str:
     return url.geturl().rstrip("/")
 
 
+def redis_address(value: str) -> str:
+    """redis://host:port/0, rediss:// for TLS, or unix://path"""
+    url = urlsplit(value)
+    if url.scheme not in ("redis", "rediss", "unix") or not (url.path if url.scheme == "unix" else url.hostname):
+        raise ValueError
+    _ = url.port
+    return value
+
+
 def origins(value: str) -> tuple[str, ...]:
     """origins such as https://example.org, separated by commas"""
     return tuple(http_url(origin.strip()) for origin in value.split(",") if origin.strip())
@@ -107,6 +117,13 @@ class Settings:
     )
     database_url: str = setting(
         "CHATAPP_DATABASE_URL", "the database; by default SQLite in the data folder", default="", secret=True
+    )
+    redis_url: str = setting(
+        "CHATAPP_REDIS_URL",
+        "Redis, by which several machines hear of each other's answers; one machine needs none",
+        default="",
+        parse=redis_address,
+        secret=True,
     )
     secret_key: str = setting(
         "CHATAPP_SECRET_KEY",
@@ -247,6 +264,15 @@ class Settings:
             object.__setattr__(self, "database_url", f"sqlite:///{self.data_dir / 'chatapp.db'}")
         return self
 
+    def derived_key(self, purpose: str) -> bytes:
+        """Return 32 bytes that all machines of the site have for *purpose*; they do not tell the secret key."""
+        return hmac.digest(self.secret_key.encode(), purpose.encode(), "sha256")
+
+    @property
+    def redis_prefix(self) -> str:
+        """What all names in Redis begin with, so that several sites can share one."""
+        return f"chatapp:{self.derived_key('names in Redis').hex()[:16]}:"
+
 
 def variable(setting_field: Field[Any], given: Mapping[str, str]) -> str | None:
     """Return the name of the variable that sets *setting_field*, None where none does."""
@@ -260,7 +286,8 @@ def parsed(setting_field: Field[Any], given: Mapping[str, str]) -> Any:
     try:
         return parse(given[name])
     except ValueError as error:
-        raise SettingsError(f"{name}={given[name]!r} is wrong: it takes {parse.__doc__}.") from error
+        value = f"={given[name]!r}" if setting_field.repr else ""  # an address may have a password in it
+        raise SettingsError(f"{name}{value} is wrong: it takes {parse.__doc__}.") from error
 
 
 def kept_secret(file: Path) -> str:

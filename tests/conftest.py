@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.fake_models import FakeModels
+from tests.support.redis_server import RedisServer
 from tests.support.site import Client, Site
 
 
@@ -70,6 +71,22 @@ def new_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
     yield make
     server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def new_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., RedisServer]]:
+    """Start empty Redis servers that keep nothing on disk; each can be killed, frozen and started again."""
+    made: list[RedisServer] = []
+
+    def make(*options: str) -> RedisServer:
+        server = RedisServer(Path(tmp_path_factory.mktemp("redis")), *options)
+        made.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in made:
+        server.kill()
 
 
 @pytest.fixture(scope="session")

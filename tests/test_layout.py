@@ -12,11 +12,12 @@ import pytest
 from chatapp.settings import ROOT
 
 LAYERS = [  # from the bottom to the top; a part may import what stands on a line above its own
-    "errors registry events sse __version__",
+    "errors registry events sse failpoints __version__",
     "settings schemas",
-    "database answer",
-    "models eventlog bells providers dialects formats search commands",
+    "database answer bells",
+    "models eventlog caches providers dialects formats search commands",
     "runner",
+    "runners",
     "services",
     "auth local_model",
     "routes cli migrations",
@@ -24,7 +25,9 @@ LAYERS = [  # from the bottom to the top; a part may import what stands on a lin
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts.split()}
 
 NOUNS = {"models", "schemas", "services"}  # a generation has a conversation; but nouns refer in one direction only
-NO_REQUEST = "errors services runner models eventlog bells providers dialects formats search commands answer events"
+NO_REQUEST = (
+    "errors services runner runners models eventlog bells caches providers dialects formats search commands answer events"
+)
 PURE = "answer dialects events sse"
 INPUT_AND_OUTPUT = (
     "asyncio gevent http io logging multiprocessing os pathlib requests select shutil socket sqlalchemy sqlite3 ssl "

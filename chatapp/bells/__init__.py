@@ -7,10 +7,13 @@ machines of a site. Whatever is between the processes, those of this one are ser
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from chatapp.errors import SettingsError
 from chatapp.events import Entry
+from chatapp.settings import Settings
 
 Hear = Callable[[str, Sequence[Entry]], None]
 Act = Callable[[dict[str, Any]], None]
@@ -43,7 +46,10 @@ class Bell(Protocol):
         ...
 
     def tell(self, topic: str, message: dict[str, Any]) -> None:
-        """Send a small message, as JSON has it, to everyone; this process hears it at once. Never waits, never raises."""
+        """Send a small message, as JSON has it, to everyone; this process hears it at once. Never waits, never raises.
+
+        Others may hear it twice, or not at all.
+        """
         ...
 
     def open(self) -> None:
@@ -53,3 +59,15 @@ class Bell(Protocol):
     def close(self) -> None:
         """Let go of sockets, files and greenlets; a second time does nothing."""
         ...
+
+
+def load(settings: Settings) -> Bell:
+    """Return the bell that reaches as far as the site does. Raises SettingsError where a library is missing."""
+    member = "redis" if settings.redis_url else "machine"
+    try:
+        bell: Bell = importlib.import_module(f"{__name__}.{member}").Bell(settings)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "redis":
+            raise
+        raise SettingsError("CHATAPP_REDIS_URL needs redis-py: pip install 'chatapp[redis]'.") from error
+    return bell

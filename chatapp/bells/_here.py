@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from chatapp.events import Entry
 
 logger = logging.getLogger(__name__)
 
+RUBBISH_SECONDS = 10.0  # between two lines about it: who can send rubbish can send much
+
 
 class Here:
     """The listeners of this process."""
@@ -18,6 +21,7 @@ class Here:
     def __init__(self) -> None:
         self._listeners: list[Hear] = []
         self._acts: dict[str, list[Act]] = {}
+        self._rubbish_at = float("-inf")
 
     def listen(self, hear: Hear) -> None:
         self._listeners.append(hear)
@@ -38,3 +42,9 @@ class Here:
                 act(message)
             except Exception:
                 logger.exception("what acts on %s failed", topic)
+
+    def _ignore(self, why: str) -> None:
+        """Say, now and then, that something came which is no message of ours."""
+        if time.monotonic() - self._rubbish_at >= RUBBISH_SECONDS:
+            self._rubbish_at = time.monotonic()
+            logger.warning("the bell ignores what it cannot read: %s", why)
