@@ -26,7 +26,8 @@ RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts.split(
 
 NOUNS = {"models", "schemas", "services"}  # a generation has a conversation; but nouns refer in one direction only
 NO_REQUEST = (
-    "errors services runner runners models eventlog bells caches providers dialects formats search commands answer events"
+    "errors services runner runners models eventlog bells caches providers dialects formats search commands "
+    "answer events"
 )
 PURE = "answer dialects events sse"
 INPUT_AND_OUTPUT = (
