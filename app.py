@@ -21,7 +21,7 @@ from chatapp.errors import AppError, Overloaded
 from chatapp.eventlog import EventLog
 from chatapp.eventlog.sql import Store
 from chatapp.routes import _json, _stream
-from chatapp.runner import Runners
+from chatapp.runners import Runners
 from chatapp.services import Site
 from chatapp.settings import ROOT, Settings
 
@@ -63,10 +63,9 @@ def assemble(app: Flask, settings: Settings) -> Site:
         engine = db.engine
     database.configure(engine)
     bell = Bell()
-    log = EventLog(Store(engine), bell.ring)
-    bell.listen(log.hear)
+    log = EventLog(Store(engine), bell)
     configured = providers.load(settings)
-    return Site(settings, engine, log, configured, Runners(engine, log, configured, settings))
+    return Site(settings, engine, log, bell, configured, Runners(engine, log, bell, configured, settings))
 
 
 def add_routes(app: Flask) -> None:

@@ -83,7 +83,8 @@ def finished(answer: Answer, event: Finished) -> Answer:
 
 def failed(answer: Answer, event: Failed) -> Answer:
     state = INTERRUPTED if event.code == "interrupted" else FAILED
-    return replace(answer, status=state, error=dump(event))
+    error = {"code": event.code, "message": event.message, "retryable": event.retryable}
+    return replace(answer, status=state, error=error, metadata=event.metadata)
 
 
 STEPS: dict[type[Event], Callable[[Answer, Any], Answer]] = {

@@ -24,6 +24,7 @@ from flask_sqlalchemy import SQLAlchemy
 from gevent.lock import RLock
 from sqlalchemy import JSON, URL, Connection, DateTime, Engine, Float, MetaData, create_engine, event, make_url, text
 from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session, registry
@@ -40,7 +41,22 @@ SHORT_BUSY_SECONDS = 0.02  # what a statement may block the loop for, where SQLi
 WAL_BYTES = 4 * 1024 * 1024  # SQLite's own measure, 1,000 pages
 
 BUSY = "The database is busy. Try again in a moment."
+# by SQLite's primary result code
+UNUSABLE = {
+    sqlite3.SQLITE_READONLY: "cannot be written. Look whether its file, its folder or the whole disk is read-only.",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened. Look whether its folder is there and may be written.",
+    sqlite3.SQLITE_PERM: "may not be opened. Look who owns its file.",
+    sqlite3.SQLITE_CORRUPT: "is damaged. Put a backup in its place; the file was left as it is.",
+    sqlite3.SQLITE_NOTADB: "is no SQLite database, or is damaged. The file was left as it is.",
+    sqlite3.SQLITE_FULL: "is on a disk that is full. Make room.",
+    sqlite3.SQLITE_IOERR: "cannot be read or written: its disk fails, or is full.",
+    sqlite3.SQLITE_BUSY: "is locked by another program. End that one first.",
+}
 WRITES = {"chatapp_writes": True}
+
+
+class Unusable(Exception):
+    """The database cannot be used as it is; the text says why, and what to do."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -95,6 +111,26 @@ def _postgresql_now(element: Any, compiler: Any, **options: Any) -> str:
     return "extract(epoch from clock_timestamp())"
 
 
+class lease_clock(FunctionElement[float]):
+    """The clock that leases are by, in seconds: one for all who share the database, whatever their own clocks say.
+
+    On SQLite they share a machine, whose monotonic clock nobody can set. On PostgreSQL it is the server's clock.
+    """
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(lease_clock, "sqlite")
+def _sqlite_lease_clock(element: Any, compiler: Any, **options: Any) -> str:
+    return "monotonic()"  # see `_open_sqlite`
+
+
+@compiles(lease_clock, "postgresql")
+def _postgresql_lease_clock(element: Any, compiler: Any, **options: Any) -> str:
+    return "extract(epoch from clock_timestamp())"
+
+
 def checkpoint(engine: Engine) -> bool:
     """Move what SQLite's write-ahead log has gathered into the database, if it is much; return whether it was.
 
@@ -131,6 +167,7 @@ def configure(engine: Engine) -> None:
 
 def _open_sqlite(connection: sqlite3.Connection, record: Any) -> None:
     connection.isolation_level = None  # the driver begins nothing by itself
+    connection.create_function("monotonic", 0, time.monotonic)
     connection.execute(f"PRAGMA busy_timeout = {int(SHORT_BUSY_SECONDS * 1000)}")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
@@ -153,22 +190,26 @@ def _begin_sqlite(connection: Connection) -> None:
 def _begin_immediate(raw: sqlite3.Connection) -> None:
     """Take SQLite's one write lock; wait for it without blocking the loop. Raises Overloaded after LOCK_SECONDS."""
     raw.execute("PRAGMA busy_timeout = 0")
-    deadline = time.monotonic() + LOCK_SECONDS
-    pause = 0.001
     try:
-        while True:
-            try:
-                raw.execute("BEGIN IMMEDIATE")
-                return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                    raise
-                if time.monotonic() > deadline:
-                    raise Overloaded(BUSY) from error
-            gevent.sleep(pause)
-            pause = min(pause * 2, 0.05)
+        _begin_when_free(raw)
     finally:
         raw.execute(f"PRAGMA busy_timeout = {int(SHORT_BUSY_SECONDS * 1000)}")
+
+
+def _begin_when_free(raw: sqlite3.Connection) -> None:
+    deadline = time.monotonic() + LOCK_SECONDS
+    pause = 0.001
+    while True:
+        try:
+            raw.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            if time.monotonic() > deadline:
+                raise Overloaded(BUSY) from error
+        gevent.sleep(pause)
+        pause = min(pause * 2, 0.05)
 
 
 @contextmanager
@@ -224,10 +265,11 @@ def quick_connection(engine: Engine) -> sqlite3.Connection | None:
 
     For the one thing that is done for every token: SQLAlchemy takes longer over a statement than SQLite.
     """
-    if engine.dialect.name != "sqlite" or not engine.url.database:
+    if engine.dialect.name != "sqlite" or not engine.url.database or engine.url.query:
         return None
     raw = sqlite3.connect(engine.url.database)
     _open_sqlite(raw, None)
+    raw.execute("PRAGMA busy_timeout = 0")
     return raw
 
 
@@ -235,7 +277,7 @@ def quick_connection(engine: Engine) -> sqlite3.Connection | None:
 def quick_transaction(raw: sqlite3.Connection) -> Iterator[None]:
     """One writing transaction on *raw*, which waits for its turn and for the lock as all others do."""
     with _turn_to_write("sqlite"):
-        _begin_immediate(raw)
+        _begin_when_free(raw)
         try:
             yield
             raw.execute("COMMIT")
@@ -291,20 +333,50 @@ def engine_options(settings: Settings) -> dict[str, Any]:
 
 
 def migrate(settings: Settings) -> bool:
-    """Bring the database to the newest revision; return whether anything was to do."""
+    """Bring the database to the newest revision; return whether anything was to do.
+
+    Raises Unusable where it cannot be read or written, or is of a revision that this version does not know.
+    """
+    try:
+        return _migrate(settings)
+    except DBAPIError as error:
+        raise Unusable(f"The database {shown(settings)} {trouble(error)}") from error
+
+
+def shown(settings: Settings) -> str:
+    """Return where the database is, without its password."""
+    made = url(settings)
+    return str(made.database) if made.drivername == "sqlite" else made.render_as_string(hide_password=True)
+
+
+def trouble(error: DBAPIError) -> str:
+    """Return what the driver's error means, as the end of a sentence."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is not None:
+        return UNUSABLE.get(code & 0xFF, f"cannot be used: {error.orig}.")
+    return f"cannot be used: {str(error.orig).strip().splitlines()[0]}"
+
+
+def _migrate(settings: Settings) -> bool:
     from alembic.config import Config
     from alembic.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    heads = ScriptDirectory.from_config(config).get_heads()
+    script = ScriptDirectory.from_config(config)
     engine = engine_for(settings)
     try:
         with connected(engine) as connection:
             current = MigrationContext.configure(connection).get_current_heads()
-        if set(current) == set(heads):
+        if set(current) == set(script.get_heads()):
             return False
+        unknown = set(current) - {revision.revision for revision in script.walk_revisions()}
+        if unknown:
+            raise Unusable(
+                f"The database {shown(settings)} is of revision {', '.join(sorted(unknown))}, which this version does not "
+                "know: a newer one made it. Start that one, or put a backup in its place; nothing was changed."
+            )
         from alembic import command
 
         with engine.connect().execution_options(**WRITES) as connection:

@@ -88,6 +88,7 @@ class Failed(Event):
     code: str
     message: str
     retryable: bool
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 class Entry(NamedTuple):

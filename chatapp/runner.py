@@ -1,36 +1,38 @@
 """provider -> log, to one terminal event. A greenlet per generation; never flask.
 
 A runner loads its job from the database, so that starting an answer and taking one over are the same act and no model is
-asked before the question is committed. It appends each read's tokens before it reads again: what readers see is stored.
+asked before the question is committed. What readers see is stored: pieces gather while the last batch is being committed,
+and are the next one.
 
-How it is stopped: `stop` throws StopRequested into the greenlet, but only while it waits for the model, and decides so in
-the event loop, when no other greenlet runs. Thus a commit is never torn, and a silent model is left at once.
+It never asks a model twice for one answer, but to go on from what is there. The log tells what it may do: an empty one was
+never asked for; one with text is gone on with, where the provider can do that; else the answer ends `interrupted`.
+
+The model is waited for in one of two ways. A stream that can be polled is read by a callback of the event loop, which costs
+no greenlet switch a token; its runner sleeps until something happens that needs it. Any other is read in the greenlet. Either
+way an order (to stop, to hand back) is obeyed only between two steps, so that a commit is never torn, and a silent model is
+left at once.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import gevent
-from gevent import Greenlet
+from gevent.event import Event as Signal
 from greenlet import greenlet
-from sqlalchemy import Engine
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
 
+from chatapp import failpoints
 from chatapp.answer import INTERRUPTED, Answer, fold
-from chatapp.database import checkpoint, session_of, utcnow
 from chatapp.errors import AnswerTooLarge, Interrupted, Overloaded, ProviderError, ProviderTimeout
 from chatapp.eventlog import EventLog, LeaseLost
-from chatapp.events import Event, Failed, Finished, Reasoning, Started, Status, Token, Usage
-from chatapp.models import accounts, conversations, generations
+from chatapp.events import Entry, Event, Failed, Finished, Reasoning, Started, Status, Token, Usage
+from chatapp.models import generations
 from chatapp.providers import ChatRequest, End, Piece, Provider, Turn
 from chatapp.schemas.conversations import Message as MessageSchema
 from chatapp.settings import Settings
@@ -39,12 +41,15 @@ logger = logging.getLogger(__name__)
 
 STORAGE_SECONDS = 30.0  # a database that is away for longer ends the answer
 CHARS_PER_TOKEN = 4  # a rule of thumb for English, used where an API counts nothing; the usage is marked as estimated
-MAX_TURNS = 200
 MAX_EVENTS = 500_000  # an answer cut into single bytes may be short and still too much
-SWEEP_SECONDS = 60.0
+MAX_GATHERED = 4096  # pieces; a model that is faster than the database is read no further until they are stored
+MAX_TAKEN = 2  # how often an answer is gone on with by itself
+LEAST_TOKENS = 16
 INTERRUPTED_MESSAGE = "The server stopped before the end. What was written is kept."
 BROKEN_MESSAGE = "Something went wrong while the answer was written. What came is kept. Try again."
 STORAGE_MESSAGE = "The answer could not be stored. What is shown is kept. Try again in a moment."
+GOING_ON = "Going on where the answer broke off…"
+GO_ON = "Go on exactly where your last message breaks off. Repeat nothing of it and add no remark."
 
 
 Load = Callable[[str], "Job"]
@@ -52,6 +57,10 @@ Load = Callable[[str], "Job"]
 
 class StopRequested(Exception):
     """A person ended the answer."""
+
+
+class HandedBack(Exception):
+    """This process leaves: another one goes on with the answer."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,12 @@ class Job:
     model: str  # provider/name
     params: dict[str, Any]
     turns: tuple[Turn, ...]
+    seams: tuple[int, ...] = ()  # where in the text, in characters, it was gone on with
+    new: bool = False  # just made: there is nothing in its log
+
+    @property
+    def provider(self) -> str:
+        return self.model.partition("/")[0]
 
 
 @dataclass
@@ -71,6 +86,8 @@ class Times:
 
     begun: float = field(default_factory=time.monotonic)
     first_token: float | None = None
+    last_piece: float = field(default_factory=time.monotonic)
+    pieces: bool = False
 
 
 class Runner:
@@ -93,13 +110,48 @@ class Runner:
         self._owner = owner
         self._settings = settings
         self._job: Job
-        self._answer = Answer()
         self._seq = 0
+        self._folded = Answer()
+        self._unfolded: list[Event] = []
         self._usage: Usage | None = None
+        self._taken = 0  # how often its runner died
+        self._prefix = ""
         self._times = Times()
+        # between the model and the log
+        self._gathered: list[Token | Reasoning] = []
+        self._in_flight: Sequence[Event] = ()
+        self._trouble: Exception | None = None  # why the last batch is not stored
+        self._polled: Any = None  # the stream that the event loop reads
+        self._watcher: Any = None  # of its socket
+        self._outcome: End | BaseException | None = None  # how it ended
+        # orders
         self._greenlet: greenlet | None = None
         self._waiting = False
-        self._stop = False
+        self._order: Exception | None = None
+        self._wake = Signal()
+
+    # orders from outside; none waits
+
+    def stop(self) -> None:
+        """End the answer here, in whatever phase it is; what came is kept."""
+        self._obey(StopRequested())
+
+    def hand_back(self) -> None:
+        """Leave the model and the log as they are."""
+        self._obey(HandedBack())
+
+    def lose(self) -> None:
+        """Leave at once: the lease is lost."""
+        self._obey(LeaseLost(self.generation_id))
+
+    def _obey(self, order: Exception) -> None:
+        self._order = order
+        self._wake.set()
+        gevent.get_hub().loop.run_callback(self._interrupt)
+
+    def _interrupt(self) -> None:
+        if self._waiting and self._greenlet is not None and self._order is not None:
+            self._greenlet.throw(self._order)
 
     # making the answer
 
@@ -108,92 +160,117 @@ class Runner:
         self._greenlet = gevent.getcurrent()
         try:
             self._job = self._load(self.generation_id)
-            self._append(self._opening())
-            self._end(self._relay())
+            self._end(self._recall() or self._relay())
         except LeaseLost:
             logger.warning("generation %s: the lease is lost, what was not stored is dropped", self.generation_id)
+        except HandedBack:
+            logger.info("generation %s: handed back after %d events", self.generation_id, self._seq)
 
-    def abandon(self) -> None:
-        """End a log whose runner died: what it wrote is kept, and marked as not whole."""
-        try:
-            self._job = self._load(self.generation_id)
-            entries = self._log.read_all(self.generation_id)
-            self._answer = fold(entry.event for entry in entries)
-            self._seq = entries[-1].seq if entries else 0
-            if not entries:  # it died before its first word
-                self._append(self._opening())
-            self._end(Failed(INTERRUPTED, INTERRUPTED_MESSAGE, retryable=True))
-        except LeaseLost:
-            logger.info("generation %s: already taken over", self.generation_id)
+    @property
+    def _answer(self) -> Answer:
+        """What is stored."""
+        if self._unfolded:
+            self._folded, self._unfolded = fold(self._unfolded, onto=self._folded), []
+        return self._folded
 
-    def stop(self) -> None:
-        """End the answer here, in whatever phase it is; what came is kept. Never waits."""
-        self._stop = True
-        gevent.get_hub().loop.run_callback(self._interrupt)
-
-    def _interrupt(self) -> None:
-        if self._waiting and self._greenlet is not None:
-            self._greenlet.throw(StopRequested())
-
-    def _opening(self) -> list[Event]:
+    def _recall(self) -> Event | None:
+        """Find out what is in the log and begin it, or go on; return the terminal event if that may not be."""
         job = self._job
-        begin = Started(self.generation_id, job.conversation_id, job.message["id"], job.model)
-        return [begin, Status("Generating response…")]
+        head = None if job.new else self._log.head(self.generation_id)
+        self._taken = head.taken if head else 0
+        entries = [] if job.new else self._log.read_all(self.generation_id)
+        self._unfolded = [entry.event for entry in entries]
+        self._seq = entries[-1].seq if entries else 0
+        self._log.store.adopt(self.generation_id, self._seq)
+        self._prefix = self._answer.text
+        if self._taken > MAX_TAKEN or (self._taken and entries and not self._can_go_on()):
+            self._begin_log(entries)
+            return self._failed(INTERRUPTED, INTERRUPTED_MESSAGE, retryable=True)
+        self._begin_log(entries)
+        if self._taken and entries:
+            self._sew(len(self._prefix))
+        return None
+
+    def _begin_log(self, entries: Sequence[Entry]) -> None:
+        """Store that the model is about to be asked, if nobody has: an empty log was never asked for."""
+        if not entries:
+            begin = Started(self.generation_id, self._job.conversation_id, self._job.message["id"], self._job.model)
+            self._append([begin, Status("Generating response…")])
+
+    def _can_go_on(self) -> bool:
+        provider = self._providers.get(self._job.provider)
+        return bool(self._prefix) and provider is not None and provider.can_continue
+
+    def _sew(self, seam: int) -> None:
+        """Note where the runner goes on."""
+        seams = [*self._job.seams, seam]
+        self._job = replace(self._job, seams=tuple(seams))
+
+        def within(connection: Connection | None) -> None:
+            if connection is not None:
+                generations.sew(connection, self.generation_id, seams)
+
+        self._append([Status(GOING_ON)], within=within)
+        logger.info("generation %s: goes on after %d characters", self.generation_id, seam)
 
     def _relay(self) -> Event:
         """Bring the model's tokens into the log; return the terminal event, which is not in it yet."""
-        name = self._job.model.partition("/")[0]
+        name = self._job.provider
         provider = self._providers.get(name)
         if provider is None:
-            return Failed("provider_unavailable", f"The provider {name} is not set up on this server.", retryable=False)
-        stream = provider.stream(self._request())
+            return self._failed(
+                "provider_unavailable", f"The provider {name} is not set up on this server.", retryable=False
+            )
+        failpoints.reach("before-asking")
+        stream = provider.stream(self._request(provider))
         try:
-            return self._relay_from(stream)
+            return self._relayed(stream)
         except StopRequested:
-            return self._finished("stopped")
+            return self._stored_first(self._finished, "stopped")
         except ProviderError as error:
-            return Failed(error.code, error.message, error.retryable)
-        except LeaseLost:
+            return self._stored_first(self._failed, error.code, error.message, error.retryable)
+        except (LeaseLost, HandedBack):
             raise
         except (DBAPIError, Overloaded):
-            logger.exception("generation %s: the answer could not be stored", self.generation_id)
-            return Failed("storage", STORAGE_MESSAGE, retryable=True)
+            return self._not_stored()
         except Exception:
             logger.exception("generation %s: the provider failed in an unforeseen way", self.generation_id)
-            return Failed("internal_error", BROKEN_MESSAGE, retryable=True)
+            return self._stored_first(self._failed, "internal_error", BROKEN_MESSAGE, True)
         finally:
             close(stream)
 
-    def _relay_from(self, stream: Iterator[list[Piece]]) -> Event:
-        while True:
-            pieces = self._next(stream)
-            events, end = self._sort(pieces)
-            if self._seq > MAX_EVENTS:
-                raise AnswerTooLarge
-            if events:
-                self._append(events)
-            if end is not None:
-                return self._finished(end.finish_reason)
+    def _stored_first(self, end: Callable[..., Event], *arguments: Any) -> Event:
+        """Return the terminal event that *end* makes, after all that came was stored."""
+        try:
+            self._settle()
+        except (DBAPIError, Overloaded):
+            return self._not_stored()
+        return end(*arguments)
 
-    def _sort(self, pieces: Sequence[Piece]) -> tuple[list[Event], End | None]:
-        """Part what goes into the log now from what ends it."""
-        events: list[Event] = []
-        end = None
-        for piece in pieces:
-            if isinstance(piece, End):
-                end = piece
-            elif isinstance(piece, Usage):
-                self._usage = piece
-            else:
-                events.append(storable(piece))
-                if self._times.first_token is None and type(piece) is Token:
-                    self._times.first_token = time.monotonic()
-        return events, end
+    def _not_stored(self) -> Failed:
+        logger.exception("generation %s: the answer could not be stored", self.generation_id)
+        self._gathered, self._in_flight, self._trouble = [], (), None
+        return self._failed("storage", STORAGE_MESSAGE, retryable=True)
+
+    def _relayed(self, stream: Iterator[list[Piece]]) -> Event:
+        """Read *stream* to its end and store all of it; return the good end."""
+        end = self._take(self._next(stream))
+        descriptor = poll_descriptor(stream)
+        if end is None and descriptor is not None:
+            end = self._poll_to_end(stream, descriptor)
+        while end is None:
+            if self._trouble or len(self._gathered) > MAX_GATHERED:
+                self._settle()
+            end = self._take(self._next(stream))
+        self._settle()
+        return self._finished(end.finish_reason)
+
+    # reading in the greenlet
 
     def _next(self, stream: Iterator[list[Piece]]) -> list[Piece]:
-        """Wait for the next pieces, within the deadlines. Raises StopRequested, ProviderError."""
-        if self._stop:
-            raise StopRequested
+        """Wait for the next pieces, within the deadlines. Raises the order that came, ProviderError."""
+        if self._order:
+            raise self._order
         seconds, sentence = self._deadline()
         timeout = gevent.Timeout(seconds)
         timeout.start()
@@ -210,33 +287,156 @@ class Runner:
             self._waiting = False
             timeout.close()
 
+    # reading in a callback of the event loop
+
+    def _poll_to_end(self, stream: Any, descriptor: int) -> End:
+        """Let the event loop read *stream*; return its end. Raises the order that came, ProviderError."""
+        self._polled, self._watcher = stream, gevent.get_hub().loop.io(descriptor, 1)
+        try:
+            self._poll()  # what came with the first read may be all there is
+            while self._outcome is None:
+                self._watch()
+                self._wake_within(*self._deadline())
+        finally:
+            self._watcher.stop()
+            self._watcher.close()
+            self._polled = self._watcher = None
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        return self._outcome
+
+    def _wake_within(self, seconds: float, sentence: str) -> None:
+        """Sleep until there is something to do, and do it. Raises the order that came, ProviderTimeout."""
+        if seconds <= 0:
+            raise ProviderTimeout(sentence)
+        self._wake.wait(seconds)
+        self._wake.clear()
+        if self._order:
+            raise self._order
+        if self._trouble:
+            self._watcher.stop()
+            self._settle()
+
+    def _watch(self) -> None:
+        """Go on reading, unless there is enough to store."""
+        if self._watcher is None or self._watcher.active or self._outcome or self._trouble:
+            return
+        if len(self._gathered) <= MAX_GATHERED:
+            self._watcher.start(self._poll)
+
+    def _poll(self) -> None:
+        """Take what one read brings. Runs in the event loop: it never waits, and what goes wrong is the runner's."""
+        try:
+            end: End | BaseException | None = self._take(self._polled.poll())
+        except StopIteration:
+            end = Interrupted()
+        except BaseException as error:
+            end = error
+        if end is not None:
+            self._outcome = end
+            self._watcher.stop()
+            self._wake.set()
+        elif len(self._gathered) > MAX_GATHERED:
+            self._watcher.stop()  # until the batch on its way is stored
+
+    # deadlines
+
     def _deadline(self) -> tuple[float, str]:
         """Return how many seconds the model has for its next step, and what to say then. Raises ProviderTimeout for none."""
-        settings, name = self._settings, self._job.model
-        left = self._times.begun + settings.total_seconds - time.monotonic()
+        settings, times, name = self._settings, self._times, self._job.model
+        now = time.monotonic()
+        left = times.begun + settings.total_seconds - now
         too_long = f"{name} took longer than {settings.total_seconds:g} s. What it wrote is kept."
         if left <= 0:  # a stream that never has to wait is never timed out
             raise ProviderTimeout(too_long)
-        begun = bool(self._answer.text or self._answer.reasoning)
-        patience = settings.idle_seconds if begun else settings.first_event_seconds
-        if left < patience:
+        patience = settings.idle_seconds if times.pieces else settings.first_event_seconds
+        due = times.last_piece + patience - now
+        if left < due:
             return left, too_long
-        if begun:
-            return patience, f"{name} sent nothing for {patience:g} s. What it wrote is kept."
-        return patience, f"{name} did not begin to answer within {patience:g} s. Try again, or pick another model."
+        if times.pieces:
+            return due, f"{name} sent nothing for {patience:g} s. What it wrote is kept."
+        return due, f"{name} did not begin to answer within {patience:g} s. Try again, or pick another model."
 
-    def _request(self) -> ChatRequest:
-        params = self._job.params
+    def _request(self, provider: Provider) -> ChatRequest:
+        job, params, turns, prefix = self._job, self._job.params, self._job.turns, self._prefix
+        max_tokens = params.get("max_tokens")
+        if prefix and not provider.can_continue:
+            turns, prefix = (*turns, Turn("assistant", prefix), Turn("user", GO_ON)), ""
+        if max_tokens and self._taken:
+            max_tokens = max(LEAST_TOKENS, max_tokens - len(self._prefix) // CHARS_PER_TOKEN)
         return ChatRequest(
-            model=self._job.model.partition("/")[2],
-            messages=self._job.turns,
+            model=job.model.partition("/")[2],
+            messages=turns,
             temperature=params.get("temperature"),
-            max_tokens=params.get("max_tokens"),
+            max_tokens=max_tokens,
+            prefix=prefix,
         )
 
     # writing it down
 
-    def _append(self, events: Sequence[Event], within: Callable[[Session], None] | None = None) -> None:
+    def _take(self, pieces: Sequence[Piece]) -> End | None:
+        """Gather what is for the log, and begin to store it; return the end if it came. Never waits."""
+        end = None
+        for piece in pieces:
+            if type(piece) is Token or type(piece) is Reasoning:
+                self._gathered.append(piece)
+            elif isinstance(piece, End):
+                end = piece
+            elif isinstance(piece, Usage):
+                self._usage = piece
+        if pieces and self._gathered:
+            self._note_time()
+            if self._seq > MAX_EVENTS:
+                raise AnswerTooLarge
+            self._flush()
+        return end
+
+    def _note_time(self) -> None:
+        times = self._times
+        times.last_piece, times.pieces = time.monotonic(), True
+        if times.first_token is None and any(type(piece) is Token for piece in self._gathered):
+            failpoints.reach("first-token")
+            times.first_token = times.last_piece
+
+    def _flush(self) -> None:
+        """Hand over what gathered, unless a batch is on its way."""
+        if not self._gathered or self._in_flight or self._trouble:
+            return
+        self._in_flight, self._gathered = joined(self._gathered), []
+        self._log.append_soon(
+            self.generation_id, self._in_flight, after=self._seq, owner=self._owner, done=self._stored
+        )
+
+    def _stored(self, entries: Sequence[Entry] | None, error: Exception | None) -> None:
+        """Hear what became of the batch; in the log's greenlet."""
+        if error is not None:
+            self._trouble = error
+            self._wake.set()
+            return
+        self._remember(self._in_flight)
+        self._in_flight = ()
+        self._flush()
+        if self._polled is None:
+            self._wake.set()  # it may be waiting for this; a runner whose model is polled is not woken for each batch
+        else:
+            self._watch()
+
+    def _settle(self) -> None:
+        """Wait until all that gathered is stored. Raises LeaseLost, and the database's error when it stays away."""
+        while self._in_flight or self._gathered:
+            if self._trouble:
+                error, events = self._trouble, self._in_flight
+                self._trouble, self._in_flight = None, ()
+                if isinstance(error, LeaseLost):
+                    raise error
+                self._append(events)
+            self._flush()
+            if self._in_flight and not self._trouble:
+                self._wake.clear()
+                self._wake.wait()
+        self._times.last_piece = time.monotonic()  # the model is not to blame for a wait
+
+    def _append(self, events: Sequence[Event], within: Callable[[Connection | None], None] | None = None) -> None:
         """Commit *events*; a database that is away is waited for. Raises LeaseLost, and its error after a while."""
         deadline = time.monotonic() + STORAGE_SECONDS
         pause = 0.05
@@ -249,8 +449,13 @@ class Runner:
                     raise
                 gevent.sleep(pause)
                 pause = min(2 * pause, 1.0)
+        self._remember(events)
+
+    def _remember(self, events: Sequence[Event]) -> None:
         self._seq += len(events)
-        self._answer = fold(events, onto=self._answer)
+        self._unfolded += events
+        if len(self._unfolded) > 64 + len(self._folded.text) // 64:  # folding copies the text
+            self._folded, self._unfolded = fold(self._unfolded, onto=self._folded), []
 
     def _end(self, terminal: Event) -> None:
         """Write the last entries and the message's row, in one transaction."""
@@ -261,7 +466,12 @@ class Runner:
                 MessageSchema().dump({**self._job.message, **values}), terminal.finish_reason, terminal.metadata
             )
         message_id = self._job.message["id"]
-        self._append(events, within=lambda session: generations.finish(session, self.generation_id, message_id, values))
+
+        def within(connection: Connection | None) -> None:
+            if connection is not None:
+                generations.finish(connection, self.generation_id, message_id, values)
+
+        self._append(events, within=within)
         logger.info("generation %s: %s after %d events", self.generation_id, values["status"], self._seq)
 
     def _values(self, answer: Answer) -> dict[str, Any]:
@@ -281,12 +491,17 @@ class Runner:
     def _finished(self, reason: str) -> Finished:
         return Finished({}, reason, self._metadata())
 
+    def _failed(self, code: str, message: str, retryable: bool) -> Failed:
+        return Failed(code, message, retryable, self._metadata())
+
     def _usage_event(self) -> Usage:
-        """Return what the API counted, or an estimate that is marked as one."""
-        if self._usage is not None:
-            return self._usage
-        prompt = sum(len(turn.content) for turn in self._job.turns) // CHARS_PER_TOKEN
-        completion = -(-len(self._answer.text + self._answer.reasoning) // CHARS_PER_TOKEN)
+        """Return what the API counted, or an estimate that is marked as one. What was gone on from was not counted."""
+        told, answer = self._usage, self._answer
+        if told is not None and not self._prefix:
+            return told
+        prompt = told.prompt_tokens if told else sum(len(turn.content) for turn in self._job.turns) // CHARS_PER_TOKEN
+        written = len(self._prefix) if told else len(answer.text + answer.reasoning)
+        completion = -(-written // CHARS_PER_TOKEN) + (told.completion_tokens if told else 0)
         return Usage(prompt, completion, prompt + completion, estimated=True)
 
     def _metadata(self) -> dict[str, Any]:
@@ -296,7 +511,7 @@ class Runner:
         writing = now - first if first is not None else 0.0
         return {
             "model": self._job.model,
-            "provider": self._job.model.partition("/")[0],
+            "provider": self._job.provider,
             "confidence": None,
             "hallucination": None,
             "search_mode": self._job.params.get("search_mode", "none"),
@@ -304,149 +519,32 @@ class Runner:
             "duration_ms": round(1000 * (now - times.begun)),
             "time_to_first_token_ms": round(1000 * (first - times.begun)) if first is not None else None,
             "tokens_per_second": round(tokens / writing, 1) if writing > 0 else None,
+            "seams": list(self._job.seams),
         }
 
 
-class Runners:
-    """The runners of this process, and what keeps their leases."""
+def joined(pieces: Sequence[Token | Reasoning]) -> list[Event]:
+    """Return *pieces* with those of a kind that follow each other joined: they came at once, and are read at once.
 
-    def __init__(self, engine: Engine, log: EventLog, providers: Mapping[str, Provider], settings: Settings) -> None:
-        self.owner = str(uuid.uuid4())
-        self._engine = engine
-        self._log = log
-        self._providers = providers
-        self._settings = settings
-        self._running: dict[str, Runner] = {}
-        self._keeper: Greenlet[..., None] | None = None
-        self._sweeper: Greenlet[..., None] | None = None
-
-    def start(self, generation_id: str) -> None:
-        """Make the answer of a generation whose log this process owns. Returns at once."""
-        self._spawn(generation_id, Runner.run)
-
-    def stop(self, generation_id: str) -> None:
-        """End the answer, wherever it is made. Returns at once; the log tells when it has ended."""
-        runner = self._running.get(generation_id)
-        if runner is not None:
-            runner.stop()
-        else:
-            self._log.store.request_stop(generation_id)
-
-    def drop(self, generation_id: str) -> None:
-        """Leave the model at once: the answer's conversation is gone. A runner elsewhere learns it when it appends."""
-        runner = self._running.get(generation_id)
-        if runner is not None:
-            runner.stop()
-
-    def keep(self) -> None:
-        """Keep the leases of this process, and look after logs whose runner died, from now on."""
-        if self._keeper is None or self._keeper.dead:
-            self._keeper = gevent.spawn(self._keep_for_ever)
-        if self._sweeper is None or self._sweeper.dead:  # apart, since it waits for the disk and for locks
-            self._sweeper = gevent.spawn(self._sweep_for_ever)
-
-    def __len__(self) -> int:
-        return len(self._running)
-
-    def _spawn(self, generation_id: str, act: Callable[[Runner], None]) -> None:
-        self.keep()
-        load = partial(load_job, self._engine)
-        runner = Runner(
-            generation_id,
-            load=load,
-            log=self._log,
-            providers=self._providers,
-            owner=self.owner,
-            settings=self._settings,
-        )
-        self._running[generation_id] = runner
-        gevent.spawn(self._run, runner, act)
-
-    def _run(self, runner: Runner, act: Callable[[Runner], None]) -> None:
-        try:
-            act(runner)
-        except Exception:  # the top of a greenlet: the lease runs out now, and the keeper ends the log
-            logger.exception("generation %s: the runner failed", runner.generation_id)
-        finally:
-            del self._running[runner.generation_id]
-
-    def _keep_for_ever(self) -> None:
-        while True:
-            try:
-                self._keep_once()
-            except Exception:  # whatever it is: without leases no answer of this process would live on
-                logger.exception("the leases could not be kept; trying again")
-            gevent.sleep(self._settings.lease_seconds / 4)
-
-    def _sweep_for_ever(self) -> None:
-        swept_at = -SWEEP_SECONDS
-        while True:
-            try:
-                checkpoint(self._engine)
-                if time.monotonic() > swept_at + min(SWEEP_SECONDS, self._settings.stream_retention_seconds):
-                    swept_at = time.monotonic()
-                    self.sweep()
-            except Exception:
-                logger.exception("the sweeping failed; trying again")
-            gevent.sleep(1)
-
-    def sweep(self) -> None:
-        """Delete what nobody can ask for any longer: entries of logs that ended long ago, sign-ins that are over."""
-        self._log.store.sweep(self._settings.stream_retention_seconds)
-        with session_of(self._engine, writes=True) as session:
-            accounts.sweep(session, before=utcnow() - timedelta(days=1))
-
-    def _keep_once(self) -> None:
-        store, lease = self._log.store, self._settings.lease_seconds
-        if self._running:
-            store.renew(list(self._running), owner=self.owner, lease_seconds=lease)
-            for generation_id in store.stop_requests(self.owner):
-                if generation_id in self._running:
-                    self._running[generation_id].stop()
-        for generation_id in store.take_expired(owner=self.owner, lease_seconds=lease):
-            if generation_id not in self._running:
-                self._spawn(generation_id, Runner.abandon)
-
-
-def load_job(engine: Engine, generation_id: str) -> Job:
-    """Return what the generation is made from. Raises LeaseLost if it was deleted meanwhile."""
-    with session_of(engine) as session:
-        generation = session.get(generations.Generation, generation_id)
-        message = session.get(conversations.Message, generation.message_id) if generation else None
-        if generation is None or message is None:
-            raise LeaseLost(generation_id)
-        history = conversations.branch(
-            session, generation.question_id, limit=generation.params.get("history", MAX_TURNS)
-        )
-        columns = conversations.Message.__table__.columns
-        return Job(
-            conversation_id=generation.conversation_id,
-            message={column.name: getattr(message, column.name) for column in columns},
-            model=generation.model,
-            params=generation.params,
-            turns=turns(generation.params.get("system_prompt"), history),
-        )
-
-
-def turns(system_prompt: str | None, history: Sequence[conversations.Message]) -> tuple[Turn, ...]:
-    """Return the history as models take it: answers without text left out, questions then in a row joined.
-
-    Many chat templates refuse two turns of one role in a row.
+    NUL is shown as U+FFFD: PostgreSQL stores no NUL, and what is streamed is what is stored.
     """
-    result = [Turn("system", system_prompt)] if system_prompt else []
-    for message in history:
-        if not message.content:
-            continue
-        if result and result[-1].role == message.role:
-            result[-1] = Turn(message.role, f"{result[-1].content}\n\n{message.content}")
-        else:
-            result.append(Turn(message.role, message.content))
-    return tuple(result)
+    events: list[Event] = []
+    kind: type[Token | Reasoning] = type(pieces[0])
+    texts: list[str] = []
+    for piece in pieces:
+        if type(piece) is not kind:
+            events.append(kind("".join(texts).replace("\0", "\ufffd")))
+            kind, texts = type(piece), []
+        texts.append(piece.content)
+    events.append(kind("".join(texts).replace("\0", "\ufffd")))
+    return events
 
 
-def storable(piece: Token | Reasoning) -> Event:
-    """Return *piece* with NUL shown as U+FFFD: PostgreSQL stores no NUL, and what is streamed is what is stored."""
-    return replace(piece, content=piece.content.replace("\0", "\ufffd")) if "\0" in piece.content else piece
+def poll_descriptor(stream: Any) -> int | None:
+    """Return the file descriptor by which *stream* says that it can be polled; None if it cannot."""
+    tell = getattr(stream, "poll_descriptor", None)
+    found: int | None = tell() if tell else None
+    return found
 
 
 def close(stream: Iterator[list[Piece]]) -> None:

@@ -191,6 +191,18 @@ class Settings:
         default=20.0,
         parse=number(0.5, 600),
     )
+    drain_seconds: float = setting(
+        "CHATAPP_DRAIN_SECONDS",
+        "how long running answers may go on when the site is stopped; the rest is gone on with at the next start",
+        default=5.0,
+        parse=number(0, 600),
+    )
+    streams_per_user: int = setting(
+        "CHATAPP_STREAMS_PER_USER", "answers that one person may read at once", default=50, parse=whole(1, 100_000)
+    )
+    max_streams: int = setting(
+        "CHATAPP_MAX_STREAMS", "answers that may be read at once in all", default=5000, parse=whole(1, 1_000_000)
+    )
     # model APIs
     local_model: str = setting(
         "CHATAPP_LOCAL_MODEL", "a GGUF file for the built-in model, or `off`; by default the one on board", default=""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gevent
 import pytest
@@ -15,19 +17,21 @@ from sqlalchemy.exc import OperationalError
 
 import chatapp.database
 import chatapp.runner
+import chatapp.runners
 from chatapp.answer import FAILED, FINISHED, INTERRUPTED, STOPPED, fold
 from chatapp.bells.local import Bell
 from chatapp.database import connected, session_of
 from chatapp.errors import Overloaded, ProviderRateLimited
 from chatapp.eventlog import EventLog, sql
-from chatapp.events import Entry, Failed, Finished, Reasoning, Started, Status, Token, Usage
+from chatapp.events import Entry, Event, Failed, Finished, Reasoning, Started, Status, Token, Usage
 from chatapp.models.conversations import Conversation, Message
 from chatapp.models.generations import Generation
 from chatapp.providers import ChatRequest, End, Piece, Turn
-from chatapp.runner import Runners, turns
+from chatapp.runners import Runners, turns
 from tests.support import world
 from tests.support.world import World
 
+DEAD = "a dead process"
 Script = Callable[["FakeProvider"], Iterator[list[Piece]]]
 
 
@@ -37,6 +41,7 @@ class FakeProvider:
     name = "fake"
 
     def __init__(self) -> None:
+        self.can_continue = True
         self.requests: list[ChatRequest] = []
         self.script: Script = words("Hello", " there")
         self.closed = 0
@@ -82,12 +87,24 @@ class Stage:
         self.provider = FakeProvider()
         self.store = sql.Store(made.engine)
         bell = Bell()
-        self.log = EventLog(self.store, bell.ring)
-        bell.listen(self.log.hear)
-        self.runners = Runners(made.engine, self.log, {"fake": self.provider}, self.settings)  # type: ignore[dict-item]
+        self.log = EventLog(self.store, bell)
+        providers = {"fake": self.provider}
+        self.runners = Runners(made.engine, self.log, bell, providers, self.settings)  # type: ignore[arg-type]
 
-    def generation(self, owner: str | None = None, **options: str) -> str:
-        return self.world.generation(store=self.store, owner=owner or self.runners.owner, **options)
+    def generation(self, **options: Any) -> str:
+        return self.world.generation(store=self.store, owner=self.runners.enter(), **options)
+
+    def orphan(self, *events: Event, died: int = 1, **options: Any) -> str:
+        """Return a generation whose runner, in another process, wrote *events* and died; so *died* - 1 others before."""
+        self.store.enter(DEAD, lease_seconds=60)
+        name = self.world.generation(store=self.store, owner=DEAD, **options)
+        if events:
+            self.log.append(name, events, after=0, owner=DEAD)
+        with connected(self.world.engine, writes=True) as connection:
+            connection.execute(sql.HEADS.update().values(taken=died - 1))
+        self.store.forget()
+        self.store.hold(DEAD, lease_seconds=-1)
+        return name
 
     def run(self, name: str) -> list[Entry]:
         self.runners.start(name)
@@ -240,7 +257,7 @@ def test_stop_never_tears_a_commit(stage: Stage) -> None:
     """Stops that come at any moment: the log and the message always agree, and the log always ends."""
 
     def chatter(provider: FakeProvider) -> Iterator[list[Piece]]:
-        for n in range(10_000):
+        for n in itertools.count():
             gevent.sleep(0)
             yield [Token(f" {n}")]
 
@@ -296,7 +313,9 @@ def test_a_providers_error_is_told_as_it_is(stage: Stage) -> None:
 
     stage.provider.script = limited
     name = stage.generation()
-    assert stage.run(name)[-1].event == Failed("rate_limited", "Too much.", retryable=True)
+    last = stage.run(name)[-1].event
+    assert isinstance(last, Failed)
+    assert (last.code, last.message, last.retryable) == ("rate_limited", "Too much.", True)
     assert stage.world.message(name).status == FAILED
     assert stage.world.message(name).content == "a"
 
@@ -353,13 +372,19 @@ def test_a_nul_is_shown_as_what_can_be_stored(stage: Stage) -> None:
     assert stage.world.message(name).content == stage.text(name) == "a\ufffdb"
 
 
+def lose_lease(stage: Stage) -> None:
+    """Let another process take all over, and do nothing."""
+    stage.store.hold(stage.runners.owner, lease_seconds=-1)
+    stage.store.enter("somebody else", lease_seconds=60)
+    stage.store.take_orphans("somebody else")
+
+
 def test_a_runner_that_lost_its_lease_stops_and_what_it_had_is_dropped(stage: Stage) -> None:
     stage.provider.script = silent_after_two
     name = stage.generation()
     stage.runners.start(name)
     stage.until(lambda: stage.text(name))
-    with connected(stage.world.engine, writes=True) as connection:
-        connection.execute(sql.HEADS.update().values(owner="somebody else"))
+    lose_lease(stage)
     stage.provider.release.set()
     stage.until(lambda: not len(stage.runners))
     assert stage.text(name) == "one two"
@@ -368,34 +393,140 @@ def test_a_runner_that_lost_its_lease_stops_and_what_it_had_is_dropped(stage: St
 
 
 def test_the_control_without_the_fence_the_old_runner_writes_on(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    fence = sql.ADVANCE.whereclause
-    assert fence is not None
-    loose = sql.HEADS.update().where(sql.HEADS.c.generation_id == sql.bindparam("of"))
-    values = {"last_seq": sql.bindparam("to")}
-    monkeypatch.setattr(sql, "ADVANCE", loose.values(**values))
+    monkeypatch.setattr(sql, "FENCE_SQLITE", "SELECT ?")
+    monkeypatch.setattr(sql, "check_lease", lambda connection, owner: None)
+    monkeypatch.setattr(sql, "END", sql.HEADS.update().values(last_seq=sql.bindparam("to")))
+    gevent.killall([stage.runners._keeper] if stage.runners._keeper else [])
     stage.provider.script = silent_after_two
     name = stage.generation()
     stage.runners.start(name)
     stage.until(lambda: stage.text(name))
-    with connected(stage.world.engine, writes=True) as connection:
-        connection.execute(sql.HEADS.update().values(owner="somebody else"))
+    lose_lease(stage)
     stage.provider.release.set()
     stage.until(lambda: not len(stage.runners))
     assert stage.text(name) == "one twolate"
 
 
-def test_an_orphan_ends_interrupted_with_all_that_was_shown(made: World, stage: Stage) -> None:
-    name = stage.generation(owner="a dead process")
-    stage.log.append(name, [Started(name, "c", "m", "fake/words"), Token("half a")], after=0, owner="a dead process")
-    stage.store.renew([name], owner="a dead process", lease_seconds=-1)
+def test_who_was_presumed_dead_leaves_the_model_and_begins_anew(stage: Stage) -> None:
+    stage.provider.script = silent_after_two
+    name, before = stage.generation(), stage.runners.owner
+    stage.runners.start(name)
+    stage.until(lambda: stage.text(name))
+    lose_lease(stage)
+    stage.runners._keep_once()
+    stage.until(lambda: stage.provider.closed)  # though the model said nothing more
+    assert stage.runners.owner != before
+    stage.provider.script = words("new")
+    assert isinstance(stage.run(stage.generation())[-1].event, Finished)
+
+
+OPENING = (Started("g", "c", "m", "fake/words"), Status("Generating response…"))
+
+
+def test_an_orphan_is_gone_on_with_from_what_was_shown(stage: Stage) -> None:
+    name = stage.orphan(*OPENING, Token("Half"), Token(" an"))
+    stage.provider.script = words(" answer", ".")
     stage.runners.keep()
     entries = stage.wait(name)
     message = stage.world.message(name)
-    assert (message.content, message.status) == ("half a", INTERRUPTED)
-    last = entries[-1].event
+    assert (message.content, message.status, message.finish_reason) == ("Half an answer.", FINISHED, "stop")
+    assert [entry.seq for entry in entries] == list(range(1, len(entries) + 1))
+    [request] = stage.provider.requests
+    assert request.prefix == "Half an"
+    assert [turn.role for turn in request.messages] == ["system", "user"]
+    assert message.details is not None
+    assert message.details["seams"] == [len("Half an")]
+    assert fold(entry.event for entry in entries).text == "Half an answer."
+
+
+def test_what_was_gone_on_with_twice_has_both_seams_and_then_it_is_enough(stage: Stage) -> None:
+    name = stage.orphan(*OPENING, Token("a"), died=2)
+    with session_of(stage.world.engine, writes=True) as session:
+        session.get_one(Generation, name).seams = [0]
+    stage.provider.script = words("b")
+    stage.runners.keep()
+    stage.wait(name)
+    assert stage.world.message(name).details["seams"] == [0, 1]  # type: ignore[index]
+    third = stage.orphan(*OPENING, Token("a"), died=3)
+    stage.wait(third)
+    assert (stage.world.message(third).content, stage.world.message(third).status) == ("a", INTERRUPTED)
+    assert len(stage.provider.requests) == 1
+
+
+def test_an_orphan_whose_model_was_never_asked_is_begun(stage: Stage) -> None:
+    name = stage.orphan()
+    stage.runners.keep()
+    assert [type(entry.event) for entry in stage.wait(name)] == [Started, Status, Token, Token, Usage, Finished]
+    assert stage.provider.requests[0].prefix == ""
+
+
+@pytest.mark.parametrize(
+    ("events", "can_continue"),
+    [
+        ((*OPENING, Token("half a")), False),
+        (OPENING, True),  # it may have been asked, and nobody knows what it would have said
+        ((*OPENING, Reasoning("hm")), True),
+    ],
+    ids=["no way to go on", "no word yet", "only reasoning"],
+)
+def test_an_orphan_that_cannot_be_gone_on_with_ends_interrupted_and_nobody_is_asked(
+    stage: Stage, events: tuple[Event, ...], can_continue: bool
+) -> None:
+    stage.provider.can_continue = can_continue
+    name = stage.orphan(*events)
+    stage.runners.keep()
+    last = stage.wait(name)[-1].event
+    message = stage.world.message(name)
+    assert (message.content, message.status) == (stage.text(name), INTERRUPTED)
     assert isinstance(last, Failed)
     assert (last.code, last.retryable) == ("interrupted", True)
     assert stage.provider.requests == []
+
+
+@pytest.mark.parametrize("can_continue", [True, False])
+def test_a_person_can_go_on_with_any_model(stage: Stage, can_continue: bool) -> None:
+    stage.provider.can_continue = can_continue
+    name = stage.generation(events=(*OPENING, Token("Half")))
+    stage.provider.script = words(" a loaf")
+    stage.run(name)
+    assert stage.world.message(name).content == "Half a loaf"
+    [request] = stage.provider.requests
+    told = [turn.role for turn in request.messages]
+    assert (request.prefix, told) == (
+        ("Half", ["system", "user"]) if can_continue else ("", ["system", "user", "assistant", "user"])
+    )
+
+
+def test_the_tokens_that_were_there_are_counted_and_taken_off_the_limit(stage: Stage) -> None:
+    def counting(provider: FakeProvider) -> Iterator[list[Piece]]:
+        yield [Token("b"), Usage(7, 8, 15, estimated=False), End("stop")]
+
+    stage.provider.script = counting
+    name = stage.orphan(*OPENING, Token("a" * 400), max_tokens=150)
+    stage.runners.keep()
+    usage = stage.wait(name)[-2].event
+    assert usage == Usage(7, 108, 115, estimated=True)
+    assert stage.provider.requests[0].max_tokens == 50
+
+
+def test_a_runner_that_fails_leaves_an_orphan_and_not_a_log_without_end(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = 1
+    relay = chatapp.runner.Runner._relay
+
+    def failing(runner: chatapp.runner.Runner) -> Event:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise RuntimeError("a planted failure")
+        return relay(runner)
+
+    monkeypatch.setattr(chatapp.runner.Runner, "_relay", failing)
+    name = stage.generation(events=(*OPENING, Token("Half")))
+    stage.runners.start(name)
+    stage.wait(name)
+    assert stage.world.message(name).content == "HalfHello there"
 
 
 def test_a_running_answer_is_nobodys_orphan(made: World, stage: Stage) -> None:
@@ -404,7 +535,7 @@ def test_a_running_answer_is_nobodys_orphan(made: World, stage: Stage) -> None:
     name = stage.generation()
     stage.runners.start(name)
     stage.until(lambda: stage.text(name))
-    stage.store.renew([name], owner=stage.runners.owner, lease_seconds=-1)
+    stage.store.hold(stage.runners.owner, lease_seconds=-1)
     stage.runners._keep_once()  # its keeper came in time
     other.runners._keep_once()
     assert len(other.runners) == 0
@@ -412,6 +543,51 @@ def test_a_running_answer_is_nobodys_orphan(made: World, stage: Stage) -> None:
     stage.provider.release.set()
     stage.wait(name)
     assert stage.world.message(name).status == FINISHED
+
+
+def test_an_idle_process_gives_its_lease_back_and_takes_one_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.run(stage.generation())
+    with monkeypatch.context() as patch:
+        patch.setattr(chatapp.runners, "IDLE_SECONDS", -1.0)
+        stage.runners._keep_once()
+    assert not stage.store.hold(stage.runners.owner, lease_seconds=1)
+    assert isinstance(stage.run(stage.generation())[-1].event, Finished)
+
+
+# leaving
+
+
+def test_a_drain_lets_answers_end_and_begins_none(stage: Stage) -> None:
+    stage.provider.script = silent_after_two
+    name = stage.generation()
+    stage.runners.start(name)
+    stage.until(lambda: stage.text(name))
+    drain = gevent.spawn(stage.runners.drain, 20)
+    stage.until(lambda: stage.runners.draining)
+    with pytest.raises(Overloaded) as refusal:
+        stage.runners.enter()
+    assert refusal.value.retry_after
+    stage.provider.release.set()
+    drain.get(timeout=20)
+    assert stage.world.message(name).status == FINISHED
+
+
+def test_what_does_not_end_in_time_is_handed_back_and_gone_on_with_at_once(made: World, stage: Stage) -> None:
+    stage.provider.script = silent_after_two
+    name, unasked = stage.generation(), stage.generation()
+    stage.runners.start(name)
+    stage.until(lambda: stage.text(name))
+    stage.runners.drain(0)
+    assert stage.provider.closed == 1
+    assert stage.world.message(name).status == "running"
+    other = Stage(made)
+    other.provider.script = words(" three")
+    other.runners._keep_once()
+    other.wait(name)
+    other.wait(unasked)
+    assert other.world.message(name).content == "one two three"
 
 
 def test_a_database_that_fails_for_a_while_loses_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,9 +598,7 @@ def test_a_database_that_fails_for_a_while_loses_nothing(stage: Stage, monkeypat
         if failures:
             failures -= 1
             for item in group:
-                item.done.set_exception(
-                    OperationalError("insert", {}, sqlite3.OperationalError("database or disk is full"))
-                )
+                item.done(None, OperationalError("insert", {}, sqlite3.OperationalError("database or disk is full")))
         else:
             commit(group)
 
@@ -447,7 +621,7 @@ def test_a_database_that_stays_away_ends_the_answer_with_what_was_shown(
         calls += 1
         if 2 < calls < 6:
             for item in group:
-                item.done.set_exception(OperationalError("insert", {}, sqlite3.OperationalError("disk full")))
+                item.done(None, OperationalError("insert", {}, sqlite3.OperationalError("disk full")))
         else:
             commit(group)
 
@@ -457,13 +631,6 @@ def test_a_database_that_stays_away_ends_the_answer_with_what_was_shown(
     assert isinstance(last, Failed)
     assert last.code == "storage"
     assert stage.world.message(name).content == stage.text(name) == "Hello"
-
-
-def test_an_orphan_without_a_word_begins_before_it_ends(stage: Stage) -> None:
-    name = stage.generation(owner="a dead process")
-    stage.store.renew([name], owner="a dead process", lease_seconds=-1)
-    stage.runners.keep()
-    assert [type(entry.event) for entry in stage.wait(name)] == [Started, Status, Usage, Failed]
 
 
 def test_a_model_that_never_pauses_is_still_out_of_time_in_the_end(made: World) -> None:
@@ -480,7 +647,13 @@ def test_a_model_that_never_pauses_is_still_out_of_time_in_the_end(made: World) 
 
 def test_an_answer_in_too_many_pieces_is_ended(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chatapp.runner, "MAX_EVENTS", 50)
-    stage.provider.script = words(*["x"] * 100)
+
+    def crumbs(provider: FakeProvider) -> Iterator[list[Piece]]:
+        for _ in range(1000):
+            gevent.sleep(0.001)  # one by one: what comes at once is one event
+            yield [Token("x")]
+
+    stage.provider.script = crumbs
     last = stage.run(stage.generation())[-1].event
     assert isinstance(last, Failed)
     assert last.code == "payload_too_large"
@@ -498,24 +671,23 @@ def test_a_keeper_survives_whatever_fails(stage: Stage, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(stage.runners, "_keep_once", failing)
     monkeypatch.setattr(stage.runners, "_settings", replace(stage.settings, lease_seconds=0.01))
-    name = stage.generation(owner="a dead process")
-    stage.store.renew([name], owner="a dead process", lease_seconds=-1)
+    name = stage.orphan(*OPENING)
     stage.runners.keep()
     stage.wait(name)
     assert stage.world.message(name).status == INTERRUPTED
 
 
 def test_a_writer_that_dies_is_replaced_and_nothing_is_lost(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    append, deaths = sql.append, 1
+    quickly, deaths = stage.store._quickly, 1
 
-    def dying(*args: object) -> list[Entry] | None:
+    def dying(group: list[sql.Append]) -> bool:
         nonlocal deaths
         if deaths:
             deaths -= 1
             raise gevent.GreenletExit
-        return append(*args)  # type: ignore[arg-type]
+        return quickly(group)
 
-    monkeypatch.setattr(sql, "append", dying)
+    monkeypatch.setattr(stage.store, "_quickly", dying)
     name = stage.generation()
     stage.run(name)
     assert deaths == 0

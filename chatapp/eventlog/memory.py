@@ -7,31 +7,52 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chatapp.eventlog import PAGE, Head, LeaseLost, Within
+from chatapp.eventlog import PAGE, Done, Head, LeaseLost, Within
 from chatapp.events import Entry, Event
 
 
 @dataclass
 class Log:
     owner: str
-    lease_until: float
     entries: list[Entry] = field(default_factory=list)
     ended_at: float | None = None
     last_seq: int = 0
+    taken: int = 0
     stop_requested: bool = False
 
 
 class Store:
     def __init__(self) -> None:
         self._logs: dict[str, Log] = {}
+        self._leases: dict[str, float] = {}
 
-    def create(self, generation_id: str, *, owner: str, lease_seconds: float, session: Any = None) -> None:
-        self._logs[generation_id] = Log(owner, time.monotonic() + lease_seconds)
+    def create(self, generation_id: str, *, owner: str, session: Any = None, events: Sequence[Event] = ()) -> None:
+        self._check_lease(owner)
+        self._logs[generation_id] = Log(owner)
+        self._append(generation_id, events, after=0, owner=owner)
 
-    def append(
+    def append_soon(
+        self,
+        generation_id: str,
+        events: Sequence[Event],
+        *,
+        after: int,
+        owner: str,
+        done: Done,
+        within: Within | None = None,
+    ) -> None:
+        try:
+            entries = self._append(generation_id, events, after=after, owner=owner, within=within)
+        except Exception as error:
+            done(None, error)
+        else:
+            done(entries, None)
+
+    def _append(
         self, generation_id: str, events: Sequence[Event], *, after: int, owner: str, within: Within | None = None
     ) -> list[Entry]:
         log = self._logs.get(generation_id)
+        self._check_lease(owner)
         if log is None or log.owner != owner or log.ended_at is not None or log.last_seq != after:
             raise LeaseLost(generation_id)
         entries = [Entry(after + n, event) for n, event in enumerate(events, 1)]
@@ -39,9 +60,12 @@ class Store:
             within(None)
         log.entries += entries
         log.last_seq += len(entries)
-        if events[-1].terminal:
+        if events and events[-1].terminal:
             log.ended_at = time.monotonic()
         return entries
+
+    def writes(self, generation_id: str) -> bool:
+        return generation_id in self._logs
 
     def read(self, generation_id: str, after: int = 0, limit: int = PAGE) -> list[Entry]:
         log = self._logs.get(generation_id)
@@ -51,20 +75,49 @@ class Store:
         log = self._logs.get(generation_id)
         if log is None:
             return None
-        return Head(log.last_seq, log.ended_at is not None, expired=log.last_seq > 0 and not log.entries)
+        return Head(log.last_seq, log.ended_at is not None, log.last_seq > 0 and not log.entries, log.taken)
 
-    def renew(self, generation_ids: Sequence[str], *, owner: str, lease_seconds: float) -> None:
-        for name, log in self._logs.items():
-            if name in generation_ids and log.owner == owner:
-                log.lease_until = time.monotonic() + lease_seconds
+    def enter(self, owner: str, *, lease_seconds: float) -> None:
+        self._leases[owner] = time.monotonic() + lease_seconds
 
-    def take_expired(self, *, owner: str, lease_seconds: float) -> list[str]:
+    def hold(self, owner: str, *, lease_seconds: float) -> bool:
+        if owner not in self._leases:
+            return False
+        self.enter(owner, lease_seconds=lease_seconds)
+        return True
+
+    def leave(self, owner: str) -> None:
+        self._leases.pop(owner, None)
+
+    def adopt(self, generation_id: str, last_seq: int) -> None:
+        pass
+
+    def forget(self) -> None:
+        pass
+
+    def release(self, generation_ids: Sequence[str], *, owner: str) -> None:
+        for name in generation_ids:
+            if self._logs[name].owner == owner:
+                self._logs[name].owner = ""
+
+    def has_orphans(self) -> bool:
         now = time.monotonic()
-        orphans = [name for name, log in self._logs.items() if log.ended_at is None and log.lease_until < now]
+        living = {name for name, until in self._leases.items() if until >= now}
+        return any(log.ended_at is None and log.owner not in living for log in self._logs.values())
+
+    def take_orphans(self, owner: str) -> list[str]:
+        self._check_lease(owner)
+        now = time.monotonic()
+        self._leases = {name: until for name, until in self._leases.items() if until >= now}
+        orphans = [name for name, log in self._logs.items() if log.ended_at is None and log.owner not in self._leases]
         for name in orphans:
             self._logs[name].owner = owner
-            self._logs[name].lease_until = now + lease_seconds
+            self._logs[name].taken += 1
         return orphans
+
+    def _check_lease(self, owner: str) -> None:
+        if owner not in self._leases:
+            raise LeaseLost(owner)
 
     def request_stop(self, generation_id: str) -> None:
         if generation_id in self._logs:

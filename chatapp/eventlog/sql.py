@@ -1,14 +1,19 @@
-"""Logs in the database: one row for a log's head, one row for a batch.
+"""Logs in the database: one row for a log's head, one row for a batch, one row for each process that writes.
 
 One greenlet of the process commits for all runners: what has gathered while the last commit ran goes into the next, so
-that many answers share one transaction. The head row is the fence: an append that finds another owner, another seq or
-an ended log writes nothing.
+that many answers share one transaction.
+
+The invariant: a log is written by its owner alone. An owner is a process, which holds a lease as long as it renews its
+row in `log_owners`. Every writing transaction looks for that row first; who takes an owner's logs over deletes it first, and
+waits for the transactions that have seen it (on SQLite all writers wait for each other). So an owner that was presumed
+dead and wakes up finds that it owns nothing, and writes nothing. Within a process, `_seqs` says where each log ends.
 """
 
 from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 import weakref
 from collections.abc import Sequence
 from operator import attrgetter
@@ -16,13 +21,11 @@ from typing import Any, NamedTuple
 
 import gevent
 import orjson
-from gevent.event import AsyncResult
 from gevent.event import Event as Signal
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    ColumnElement,
     Connection,
     Engine,
     Float,
@@ -30,7 +33,6 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    Select,
     String,
     Table,
     and_,
@@ -38,35 +40,45 @@ from sqlalchemy import (
     case,
     delete,
     exists,
+    func,
     insert,
+    or_,
     select,
     text,
     update,
 )
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from chatapp.database import Base, connected, now_seconds, quick_connection, quick_transaction
+from chatapp import failpoints
+from chatapp.database import Base, connected, lease_clock, now_seconds, quick_connection, quick_transaction
 from chatapp.errors import Overloaded
-from chatapp.eventlog import PAGE, Head, LeaseLost, Within
+from chatapp.eventlog import PAGE, TICK_SECONDS, Done, Head, LeaseLost, Within
 from chatapp.events import Entry, Event, dump, load
 
 logger = logging.getLogger(__name__)
 
 RUNNING = text("ended_at IS NULL")
 KEPT = text("NOT expired")
+OWNERS = Table(
+    "log_owners",
+    Base.metadata,
+    Column("owner", String(36), primary_key=True),
+    Column("lease_until", Float, nullable=False),  # seconds, by `lease_clock`
+)
 HEADS = Table(
     "log_heads",
     Base.metadata,
     Column("generation_id", String(36), ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True),
     Column("owner", String(36), nullable=False),
-    Column("lease_until", Float, nullable=False),  # seconds since 1970, by the database's clock
-    Column("last_seq", BigInteger, nullable=False, default=0),
+    Column("taken", Integer, nullable=False, default=0, server_default="0"),  # how often its owner was presumed dead
+    Column("last_seq", BigInteger, nullable=False, default=0),  # written with the terminal entry
     Column("ended_at", Float),
     Column("expired", Boolean, nullable=False, default=False),
     Column("stop_requested", Boolean, nullable=False, default=False),
 )
 # the few that run, and those whose entries may go: neither query looks at all the logs that ever were
-Index("ix_log_heads_running", HEADS.c.lease_until, sqlite_where=RUNNING, postgresql_where=RUNNING)
+Index("ix_log_heads_running", HEADS.c.owner, sqlite_where=RUNNING, postgresql_where=RUNNING)
 Index("ix_log_heads_kept", HEADS.c.ended_at, sqlite_where=KEPT, postgresql_where=KEPT)
 BATCHES = Table(
     "log_batches",
@@ -77,26 +89,16 @@ BATCHES = Table(
     sqlite_with_rowid=False,
 )
 
-ADVANCE = (
-    update(HEADS)
-    .where(
-        HEADS.c.generation_id == bindparam("of"),
-        HEADS.c.owner == bindparam("by"),
-        HEADS.c.last_seq == bindparam("after"),
-        HEADS.c.ended_at.is_(None),
-    )
-    .values(
-        last_seq=bindparam("to"),
-        ended_at=case((bindparam("ends", type_=Boolean), now_seconds()), else_=None),
-    )
-)
+# FOR KEY SHARE: a renewal need not wait for it, and the deletion of the row must
+FENCE = select(OWNERS.c.owner).where(OWNERS.c.owner == bindparam("by")).with_for_update(read=True, key_share=True)
+FENCE_SQLITE = "SELECT 1 FROM log_owners WHERE owner = ?"
 WRITE = insert(BATCHES)
-# the same two, as SQLite takes them
-ADVANCE_SQLITE = (
-    "UPDATE log_heads SET last_seq = ?, ended_at = CASE WHEN ? THEN (julianday('now') - 2440587.5) * 86400.0 END "
-    "WHERE generation_id = ? AND owner = ? AND last_seq = ? AND ended_at IS NULL"
-)
 WRITE_SQLITE = "INSERT INTO log_batches (generation_id, last_seq, events) VALUES (?, ?, ?)"
+END = (
+    update(HEADS)
+    .where(HEADS.c.generation_id == bindparam("of"), HEADS.c.owner == bindparam("by"), HEADS.c.ended_at.is_(None))
+    .values(last_seq=bindparam("to"), ended_at=now_seconds())
+)
 BATCH_AT = select(BATCHES.c.events).where(
     BATCHES.c.generation_id == bindparam("of"), BATCHES.c.last_seq == bindparam("to")
 )
@@ -105,10 +107,38 @@ READ = (
     .where(BATCHES.c.generation_id == bindparam("of"), BATCHES.c.last_seq > bindparam("after"))
     .order_by(BATCHES.c.last_seq)
 )
-HEAD = select(HEADS.c.last_seq, HEADS.c.ended_at, HEADS.c.expired).where(HEADS.c.generation_id == bindparam("of"))
+NEWEST = (
+    select(func.coalesce(func.max(BATCHES.c.last_seq), 0))
+    .where(BATCHES.c.generation_id == HEADS.c.generation_id)
+    .scalar_subquery()
+)
+HEAD = select(
+    case((HEADS.c.ended_at.is_(None), NEWEST), else_=HEADS.c.last_seq).label("last_seq"),
+    HEADS.c.ended_at,
+    HEADS.c.expired,
+    HEADS.c.owner,
+    HEADS.c.taken,
+).where(HEADS.c.generation_id == bindparam("of"))
 
-
-APPEND_SECONDS = 90.0  # longer than the longest wait for a lock: only a writer that is gone takes this long
+NOBODY = ""
+MAX_LEASE_SECONDS = 600.0  # a lease that goes on for longer was given before the machine's last start
+DEAD = or_(OWNERS.c.lease_until < lease_clock(), OWNERS.c.lease_until > lease_clock() + MAX_LEASE_SECONDS)
+ORPHANED = and_(HEADS.c.ended_at.is_(None), HEADS.c.owner.not_in(select(OWNERS.c.owner)))
+ANY_ORPHANS = select(or_(exists().where(DEAD), exists().where(ORPHANED)))
+TAKE = (
+    update(HEADS)
+    # in one order everywhere, so that none wait for each other in a circle
+    .where(
+        HEADS.c.generation_id.in_(
+            select(HEADS.c.generation_id)
+            .where(ORPHANED)
+            .order_by(HEADS.c.generation_id)
+            .with_for_update(skip_locked=True)
+        )
+    )
+    .values(owner=bindparam("by"), taken=HEADS.c.taken + 1)
+    .returning(HEADS.c.generation_id)
+)
 
 
 class Append(NamedTuple):
@@ -117,7 +147,11 @@ class Append(NamedTuple):
     after: int
     owner: str
     within: Within | None
-    done: AsyncResult[list[Entry]]
+    done: Done
+
+    @property
+    def to(self) -> int:
+        return self.after + len(self.events)
 
 
 BY_GENERATION = attrgetter("generation_id")
@@ -131,78 +165,138 @@ class Store:
         self._pending: list[Append] = []
         self._wake = Signal()
         self._writer: gevent.Greenlet[..., None] | None = None
+        self._committed_at = 0.0
+        self._seqs: dict[str, int] = {}  # where the logs end that this process writes, as far as it committed them
         self._quick = quick_connection(engine)
         if self._quick is not None:
             weakref.finalize(self, self._quick.close)
 
-    def create(self, generation_id: str, *, owner: str, lease_seconds: float, session: Session | None = None) -> None:
+    # logs
+
+    def create(
+        self, generation_id: str, *, owner: str, session: Session | None = None, events: Sequence[Event] = ()
+    ) -> None:
         assert session is not None, "a stored log begins in the transaction that stores its generation"
         session.flush()
-        session.execute(
-            insert(HEADS).values(
-                generation_id=generation_id, owner=owner, lease_until=now_seconds() + lease_seconds, last_seq=0
-            )
-        )
+        connection = session.connection()
+        check_lease(connection, owner)
+        connection.execute(insert(HEADS), {"generation_id": generation_id, "owner": owner})
+        if events:
+            row = {"generation_id": generation_id, "last_seq": len(events), "events": encode(events)}
+            connection.execute(WRITE, row)
 
-    def append(
-        self, generation_id: str, events: Sequence[Event], *, after: int, owner: str, within: Within | None = None
-    ) -> list[Entry]:
+    def append_soon(
+        self,
+        generation_id: str,
+        events: Sequence[Event],
+        *,
+        after: int,
+        owner: str,
+        done: Done,
+        within: Within | None = None,
+    ) -> None:
         if self._writer is None or self._writer.dead:
             self._writer = gevent.spawn(self._write_for_ever)
-        item = Append(generation_id, events, after, owner, within, AsyncResult())
-        self._pending.append(item)
+        self._pending.append(Append(generation_id, events, after, owner, within, done))
         self._wake.set()
-        try:
-            entries = item.done.get(timeout=APPEND_SECONDS)
-        except gevent.Timeout as error:
-            raise Overloaded from error
-        assert entries is not None
-        return entries
+
+    def writes(self, generation_id: str) -> bool:
+        return generation_id in self._seqs
 
     def _write_for_ever(self) -> None:
         while True:
             self._wake.wait()
+            pause = self._committed_at + TICK_SECONDS - time.monotonic()
+            if pause > 0:
+                gevent.sleep(pause)
             self._wake.clear()
             group, self._pending = self._pending, []
-            self._commit(sorted(group, key=BY_GENERATION))
+            plain = [item for item in group if item.within is None]
+            others = [item for item in group if item.within is not None]
+            for part in (plain, others):
+                if part:
+                    self._commit(part)
+            self._committed_at = time.monotonic()
 
     def _commit(self, group: list[Append]) -> None:
         """Commit the group in one transaction; if that fails, each member on its own, so that one cannot fail another."""
         try:
-            results = self._quickly(group)
-            if results is None:
+            if not self._quickly(group):
                 with connected(self._engine, writes=True) as connection:
                     # in one order everywhere, since PostgreSQL locks the heads one by one
-                    results = [append(connection, item) for item in group]
+                    for item in sorted(group, key=BY_GENERATION):
+                        self._append(connection, item)
         except Overloaded as error:  # nobody came so far as to write: all would wait in vain, one after the other
             fail(group, error)
-            return
         except Exception as error:
             if len(group) == 1:
-                fail(group, error)
+                self._seqs.pop(group[0].generation_id, None)  # who comes next asks the database
+                fail(group, LeaseLost(group[0].generation_id) if isinstance(error, IntegrityError) else error)
             else:
                 for item in group:
                     self._commit([item])
-            return
         except BaseException as error:
             fail(group, Overloaded(str(error)))
             raise
-        for item, result in zip(group, results, strict=True):
-            if result is None:
-                item.done.set_exception(LeaseLost(item.generation_id))
-            else:
-                item.done.set(result)
+        else:
+            failpoints.reach("after-end" if group[0].within else "after-commit")
+            for item in group:
+                self._committed(item)
 
-    def _quickly(self, group: list[Append]) -> Sequence[list[Entry] | None] | None:
-        """Commit plain appends to SQLite without SQLAlchemy; None, and nothing written, if there is anything unusual."""
-        raw = self._quick
-        if raw is None or any(item.within is not None for item in group):
-            return None
+    def _committed(self, item: Append) -> None:
+        if item.events[-1].terminal:
+            self._seqs.pop(item.generation_id, None)
+        else:
+            self._seqs[item.generation_id] = item.to
+        item.done([Entry(seq, event) for seq, event in enumerate(item.events, item.after + 1)], None)
+
+    def _quickly(self, group: list[Append]) -> bool:
+        """Commit plain appends to SQLite without SQLAlchemy; False, and nothing written, if there is anything unusual."""
+        raw, seqs = self._quick, self._seqs
+        if raw is None:
+            return False
+        for item in group:
+            if item.within is not None or seqs.get(item.generation_id) != item.after or item.events[-1].terminal:
+                return False
         try:
             with quick_transaction(raw):
-                return [append_quickly(raw, item) for item in group]
-        except (LeaseLost, sqlite3.Error):
-            return None  # the other way tells the members apart, and what is wrong
+                for owner in {item.owner for item in group}:
+                    if raw.execute(FENCE_SQLITE, (owner,)).fetchone() is None:
+                        return False
+                raw.executemany(WRITE_SQLITE, [(item.generation_id, item.to, encode(item.events)) for item in group])
+                failpoints.reach("before-commit")
+        except sqlite3.Error:
+            return False  # the other way tells the members apart, and what is wrong
+        return True
+
+    def _append(self, connection: Connection, item: Append) -> None:
+        """Write one batch. Raises LeaseLost if the fence does not let it through."""
+        check_lease(connection, item.owner)
+        payload = encode(item.events)
+        if self._seqs.get(item.generation_id) != item.after and not self._follows(connection, item, payload):
+            return  # it is there already
+        connection.execute(WRITE, {"generation_id": item.generation_id, "last_seq": item.to, "events": payload})
+        if item.events[-1].terminal:
+            ends = {"of": item.generation_id, "by": item.owner, "to": item.to}
+            if connection.execute(END, ends).rowcount != 1:
+                raise LeaseLost(item.generation_id)
+        if item.within is not None:
+            item.within(connection)
+            failpoints.reach("before-end")
+        else:
+            failpoints.reach("before-commit")
+
+    def _follows(self, connection: Connection, item: Append, payload: bytes) -> bool:
+        """Say whether the batch comes next; False if it is the last one, committed before. Raises LeaseLost."""
+        head = connection.execute(HEAD, {"of": item.generation_id}).first()
+        if head is None or head.owner != item.owner:
+            raise LeaseLost(item.generation_id)
+        if head.last_seq == item.after and head.ended_at is None:
+            return True
+        stored = connection.scalar(BATCH_AT, {"of": item.generation_id, "to": item.to})
+        if head.last_seq == item.to and stored == payload:
+            return False
+        raise LeaseLost(item.generation_id)
 
     def read(self, generation_id: str, after: int = 0, limit: int = PAGE) -> list[Entry]:
         with connected(self._engine) as connection:
@@ -217,25 +311,44 @@ class Store:
     def head(self, generation_id: str) -> Head | None:
         with connected(self._engine) as connection:
             row = connection.execute(HEAD, {"of": generation_id}).first()
-        return Head(row.last_seq, row.ended_at is not None, row.expired) if row else None
+        return Head(row.last_seq, row.ended_at is not None, row.expired, row.taken) if row else None
 
-    def renew(self, generation_ids: Sequence[str], *, owner: str, lease_seconds: float) -> None:
-        mine = and_(HEADS.c.generation_id.in_(generation_ids), HEADS.c.owner == owner, HEADS.c.ended_at.is_(None))
+    # owners
+
+    def enter(self, owner: str, *, lease_seconds: float) -> None:
         with connected(self._engine, writes=True) as connection:
-            renewed = update(HEADS).where(HEADS.c.generation_id.in_(locked(mine, skip=False)))
-            connection.execute(renewed.values(lease_until=now_seconds() + lease_seconds))
+            connection.execute(insert(OWNERS).values(owner=owner, lease_until=lease_clock() + lease_seconds))
 
-    def take_expired(self, *, owner: str, lease_seconds: float) -> list[str]:
-        orphaned = and_(HEADS.c.ended_at.is_(None), HEADS.c.lease_until < now_seconds())
+    def hold(self, owner: str, *, lease_seconds: float) -> bool:
+        held = update(OWNERS).where(OWNERS.c.owner == owner).values(lease_until=lease_clock() + lease_seconds)
+        with connected(self._engine, writes=True) as connection:
+            return connection.execute(held).rowcount == 1
+
+    def leave(self, owner: str) -> None:
+        self._seqs.clear()
+        with connected(self._engine, writes=True) as connection:
+            connection.execute(delete(OWNERS).where(OWNERS.c.owner == owner))
+
+    def adopt(self, generation_id: str, last_seq: int) -> None:
+        self._seqs[generation_id] = last_seq
+
+    def forget(self) -> None:
+        self._seqs.clear()
+
+    def release(self, generation_ids: Sequence[str], *, owner: str) -> None:
+        mine = and_(HEADS.c.generation_id.in_(generation_ids), HEADS.c.owner == owner)
+        with connected(self._engine, writes=True) as connection:
+            connection.execute(update(HEADS).where(mine).values(owner=NOBODY))
+
+    def has_orphans(self) -> bool:
         with connected(self._engine) as connection:
-            if not connection.scalar(select(exists().where(orphaned))):
-                return []  # the usual case costs no write lock
+            return bool(connection.scalar(ANY_ORPHANS))
+
+    def take_orphans(self, owner: str) -> list[str]:
         with connected(self._engine, writes=True) as connection:
-            taken = update(HEADS).where(
-                HEADS.c.generation_id.in_(locked(orphaned, skip=True)), HEADS.c.lease_until < now_seconds()
-            )
-            values = {"owner": owner, "lease_until": now_seconds() + lease_seconds}
-            return list(connection.scalars(taken.values(values).returning(HEADS.c.generation_id)))
+            check_lease(connection, owner)
+            connection.execute(delete(OWNERS).where(DEAD))
+            return list(connection.scalars(TAKE, {"by": owner}))
 
     def request_stop(self, generation_id: str) -> None:
         with connected(self._engine, writes=True) as connection:
@@ -260,58 +373,15 @@ class Store:
         return len(names)
 
 
-def locked(where: ColumnElement[bool], *, skip: bool) -> Select[tuple[str]]:
-    """Select the heads that *where* means, locked in the one order in which all lock them, so that none wait in a circle.
-
-    *skip* leaves out those that somebody writes to just now: such a log is no orphan. Renewing must not, or the busiest
-    answers would lose their leases.
-    """
-    chosen = select(HEADS.c.generation_id).where(where).order_by(HEADS.c.generation_id)
-    return chosen.with_for_update(skip_locked=skip)
+def check_lease(connection: Connection, owner: str) -> None:
+    """Raise LeaseLost unless *owner* holds its lease, and keep it from being taken until the transaction ends."""
+    if connection.scalar(FENCE, {"by": owner}) is None:
+        raise LeaseLost(owner)
 
 
 def fail(group: Sequence[Append], error: Exception) -> None:
     for item in group:
-        item.done.set_exception(error)
-
-
-def append(connection: Connection, item: Append) -> list[Entry] | None:
-    """Write one batch; None if the fence does not let it through."""
-    entries = [Entry(item.after + n, event) for n, event in enumerate(item.events, 1)]
-    to = item.after + len(entries)
-    payload = encode(item.events)
-    fence = {
-        "of": item.generation_id,
-        "by": item.owner,
-        "after": item.after,
-        "to": to,
-        "ends": item.events[-1].terminal,
-    }
-    if connection.execute(ADVANCE, fence).rowcount != 1:
-        stored = connection.scalar(BATCH_AT, {"of": item.generation_id, "to": to})
-        return entries if stored == payload and owns(connection, item) else None
-    connection.execute(WRITE, {"generation_id": item.generation_id, "last_seq": to, "events": payload})
-    if item.within is not None:
-        with Session(connection) as session:
-            item.within(session)
-            session.flush()
-    return entries
-
-
-def append_quickly(raw: sqlite3.Connection, item: Append) -> list[Entry]:
-    """As `append`, for a batch without a `within`. Raises LeaseLost where the fence does not let it through."""
-    to = item.after + len(item.events)
-    fence = (to, item.events[-1].terminal, item.generation_id, item.owner, item.after)
-    if raw.execute(ADVANCE_SQLITE, fence).rowcount != 1:
-        raise LeaseLost(item.generation_id)
-    raw.execute(WRITE_SQLITE, (item.generation_id, to, encode(item.events)))
-    return [Entry(seq, event) for seq, event in enumerate(item.events, item.after + 1)]
-
-
-def owns(connection: Connection, item: Append) -> bool:
-    """Say whether the log is still the appender's: then the batch that stands there is its own, committed before."""
-    owner = connection.scalar(select(HEADS.c.owner).where(HEADS.c.generation_id == item.generation_id))
-    return bool(owner == item.owner)
+        item.done(None, error)
 
 
 def encode(events: Sequence[Event]) -> bytes:

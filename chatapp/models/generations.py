@@ -5,7 +5,18 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, UniqueConstraint, select, update
+from sqlalchemy import (
+    JSON,
+    Connection,
+    ForeignKey,
+    Index,
+    String,
+    UniqueConstraint,
+    Update,
+    bindparam,
+    select,
+    update,
+)
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from chatapp.database import Base, utcnow
@@ -14,7 +25,11 @@ from chatapp.models.conversations import Conversation, Message
 
 
 class Generation(Base):
-    """`params` holds what the model is asked with besides the history, so that any worker can make the same call."""
+    """`params` holds what the model is asked with besides the history, so that any worker can make the same call.
+
+    A message has another generation for each time that a person asked to go on with it. `seams` are the places in its
+    text, in characters, where a runner went on from what was there.
+    """
 
     __tablename__ = "generations"
     __table_args__ = (UniqueConstraint("user_id", "idempotency_key"), Index(None, "conversation_id", "created_at"))
@@ -23,9 +38,10 @@ class Generation(Base):
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     conversation_id: Mapped[str] = mapped_column(ForeignKey("conversations.id", ondelete="CASCADE"))
     question_id: Mapped[str] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"), index=True)
-    message_id: Mapped[str] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"), unique=True)
+    message_id: Mapped[str] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"), index=True)
     model: Mapped[str] = mapped_column(String(300))
     params: Mapped[dict[str, Any]]
+    seams: Mapped[list[int]] = mapped_column(JSON, default=list, server_default="[]")
     idempotency_key: Mapped[str | None] = mapped_column(String(200))
     openings: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[Created]
@@ -69,7 +85,9 @@ def running_in(session: Session, conversation_ids: list[str]) -> set[str]:
 
 
 def of_message(session: Session, message_id: str) -> Generation | None:
-    return session.scalar(select(Generation).where(Generation.message_id == message_id))
+    """Return the newest generation of the answer *message_id*."""
+    newest = (Generation.created_at.desc(), Generation.id)
+    return session.scalar(select(Generation).where(Generation.message_id == message_id).order_by(*newest).limit(1))
 
 
 def open_once_more(session: Session, generation_id: str, *, at_most: int) -> bool:
@@ -83,7 +101,26 @@ def open_once_more(session: Session, generation_id: str, *, at_most: int) -> boo
     return opened is not None
 
 
-def finish(session: Session, generation_id: str, message_id: str, values: dict[str, Any]) -> None:
+def finish(connection: Connection, generation_id: str, message_id: str, values: dict[str, Any]) -> None:
     """Store how an answer ended: its message's *values*, and that the generation is over."""
-    session.execute(update(Message).where(Message.id == message_id).values(**values))
-    session.execute(update(Generation).where(Generation.id == generation_id).values(ended_at=utcnow()))
+    connection.execute(FINISH_MESSAGE, {"of": message_id, **values})
+    connection.execute(FINISH, {"of": generation_id, "ended_at": utcnow()})
+
+
+def sew(connection: Connection, generation_id: str, seams: list[int]) -> None:
+    """Store where an answer was gone on with."""
+    connection.execute(SEW, {"of": generation_id, "seams": seams})
+
+
+def setting(table: Any, *columns: str) -> Update:
+    """Return an update of one row, made once: to build it takes longer than to run it."""
+    return update(table).where(table.c.id == bindparam("of")).values({name: bindparam(name) for name in columns})
+
+
+MESSAGES, GENERATIONS = Message.__table__, Generation.__table__
+FINISH_MESSAGE = setting(
+    MESSAGES,
+    *("content", "reasoning", "status", "model", "finish_reason", "error", "usage", "sources", "details"),
+)
+FINISH = setting(GENERATIONS, "ended_at")
+SEW = setting(GENERATIONS, "seams")

@@ -67,18 +67,29 @@ def events(query: dict[str, Any], generation_id: object) -> Response:
 @blueprint.arguments(shapes.IdempotencyHeader, location="headers")
 @blueprint.arguments(shapes.AskAgain)
 @blueprint.response(201, shapes.Started)
-@blueprint.fails(401, 403, 404, 409, 413, 415)
+@blueprint.fails(401, 403, 404, 409, 413, 415, 503)
 def regenerate(headers: dict[str, Any], body: dict[str, Any], message_id: object) -> dict[str, Any]:
     """Answer the same question anew; the old answer stays"""
     key = headers["key"] or body["requestId"]
     return started(generations.regenerate(auth.current_user(), str(message_id), model=body["modelId"], key=key))
 
 
+@blueprint.route("/api/chat/messages/<uuid:message_id>/continue", methods=["POST"])
+@blueprint.arguments(shapes.IdempotencyHeader, location="headers")
+@blueprint.arguments(shapes.AskAgain)
+@blueprint.response(201, shapes.Started)
+@blueprint.fails(401, 403, 404, 409, 413, 415, 503)
+def go_on(headers: dict[str, Any], body: dict[str, Any], message_id: object) -> dict[str, Any]:
+    """Go on with an answer that was stopped, cut off or interrupted; it keeps its place"""
+    key = headers["key"] or body["requestId"]
+    return started(generations.go_on(auth.current_user(), str(message_id), model=body["modelId"], key=key))
+
+
 @blueprint.route("/api/chat/messages/<uuid:message_id>", methods=["PATCH"])
 @blueprint.arguments(shapes.IdempotencyHeader, location="headers")
 @blueprint.arguments(shapes.Edit)
 @blueprint.response(201, shapes.Started)
-@blueprint.fails(401, 403, 404, 409, 413, 415)
+@blueprint.fails(401, 403, 404, 409, 413, 415, 503)
 def edit(headers: dict[str, Any], body: dict[str, Any], message_id: object) -> dict[str, Any]:
     """Edit a question and ask again; the old branch stays"""
     key = headers["key"] or body["requestId"]

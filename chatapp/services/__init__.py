@@ -12,9 +12,10 @@ from typing import cast
 from flask import current_app
 from sqlalchemy import Engine
 
+from chatapp.bells import Bell
 from chatapp.eventlog import EventLog
 from chatapp.providers import Model, Provider
-from chatapp.runner import Runners
+from chatapp.runners import Runners
 from chatapp.settings import Settings
 
 
@@ -25,12 +26,19 @@ class Site:
     settings: Settings
     engine: Engine
     log: EventLog
+    bell: Bell
     providers: Mapping[str, Provider]
     runners: Runners
 
     def open(self) -> None:
-        """Begin the work that no request asks for: leases, orphaned answers, sweeping."""
+        """Begin the work that no request asks for: leases, orphaned answers, sweeping, hearing other processes."""
+        self.bell.open()
         self.runners.keep()
+
+    def close(self) -> None:
+        """Begin nothing more, let what runs end or go on elsewhere, and let the readers go. Waits; see `Runners.drain`."""
+        self.runners.drain(self.settings.drain_seconds)
+        self.bell.close()
 
     def models(self) -> list[Model]:
         """Return the models that all providers have now."""

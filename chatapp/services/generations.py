@@ -14,10 +14,12 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from chatapp.answer import RUNNING
+from chatapp import failpoints
+from chatapp.answer import FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED
 from chatapp.database import db, exclusively, session_of, utcnow, writing
 from chatapp.errors import Conflict, NotFound, Overloaded, RateLimited, SessionExpired, of_answer
-from chatapp.eventlog import LogExpired, LogGone
+from chatapp.eventlog import LeaseLost, LogExpired, LogGone
+from chatapp.events import Event, Reasoning, Started, Status, Token
 from chatapp.models import accounts, conversations, generations
 from chatapp.models.accounts import User
 from chatapp.models.conversations import ASSISTANT, USER, Conversation, Message
@@ -111,6 +113,32 @@ def edit(user: User, message_id: str, content: str, *, model: str | None, key: s
 
     content = talks.checked(content, field="content")
     return begin(user, question, model=model, key=key, usual=model_around(user, message_id))
+
+
+def go_on(user: User, message_id: str, *, model: str | None, key: str | None) -> Generation:
+    """Go on with an answer that is not whole: it grows from where it broke off, and keeps its place.
+
+    Raises NotFound, and Conflict where the answer is being made, is whole, or has no text to go on from.
+    """
+
+    def question(session: Session) -> tuple[Conversation, Message]:
+        message = mine(session, user, message_id)
+        if message.status == RUNNING:
+            raise Conflict("This answer is still being written.")
+        if message.role != ASSISTANT or not broke_off(message):
+            raise Conflict("There is nothing to go on with: this answer is whole.")
+        if not message.content:
+            raise Conflict("Nothing was written yet. Ask again instead.")
+        return talks.owned(session, user, message.conversation_id), message
+
+    return begin(user, question, model=model, key=key, usual=mine(db.session(), user, message_id).model)
+
+
+def broke_off(message: Message) -> bool:
+    """Say whether the answer ended before the model had said all."""
+    return message.status in (STOPPED, INTERRUPTED, FAILED) or (
+        message.status == FINISHED and message.finish_reason == "length"
+    )
 
 
 def of_conversation(user: User, conversation_id: str, *, seen: str | None = None) -> Generation:
@@ -217,18 +245,22 @@ def begin(
         return existing
     db.session.commit()  # no connection is held while model servers are asked
     model_id = models.resolve(parts, model, usual=usual, field=model_field)
+    owner = parts.runners.enter()
     try:
         with writing() as session:
             existing = generations.by_key(session, user.id, key) if key else None
             if existing is not None:
                 return existing
             conversation, asked = question(session)
-            generation = add(session, user, conversation, asked, model_id=model_id, key=key, params=params)
+            generation = add(session, user, conversation, asked, owner, model_id=model_id, key=key, params=params)
     except IntegrityError:
         existing = generations.by_key(db.session(), user.id, key) if key else None
         if existing is None:
             raise
         return existing
+    except LeaseLost as error:  # this process was paused for so long that others took over
+        raise Overloaded from error
+    failpoints.reach("question-committed")
     parts.runners.start(generation.id)
     return generation
 
@@ -238,24 +270,37 @@ def add(
     user: User,
     conversation: Conversation,
     asked: Message,
+    owner: str,
     *,
     model_id: str,
     key: str | None,
     params: dict[str, Any],
 ) -> Generation:
-    """Store the generation, the place of its answer and its empty log: one transaction, or nothing."""
-    parts = site()
-    generation_id = str(uuid.uuid4())
-    place = Message(
-        role=ASSISTANT,
-        parent_id=asked.id,
-        status=RUNNING,
-        model=model_id,
-        generation_id=generation_id,
-        content="",
-        reasoning="",
-    )
-    conversations.add_message(session, conversation, place)
+    """Store the generation, the place of its answer and its log: one transaction, or nothing.
+
+    *asked* is the question, or an answer that is gone on with: then the log begins with what it says.
+    """
+    parts, generation_id = site(), str(uuid.uuid4())
+    said: list[Event] = []
+    place = asked
+    seams: list[int] = []
+    if asked.role == ASSISTANT:
+        said = told_so_far(asked, generation_id, model_id)
+        seams = [*(asked.details or {}).get("seams", []), len(asked.content)]
+        asked.status, asked.generation_id, asked.model = RUNNING, generation_id, model_id
+        asked.finish_reason = asked.error = None
+        conversation.updated_at = utcnow()
+    else:
+        place = Message(
+            role=ASSISTANT,
+            parent_id=asked.id,
+            status=RUNNING,
+            model=model_id,
+            generation_id=generation_id,
+            content="",
+            reasoning="",
+        )
+        conversations.add_message(session, conversation, place)
     conversation.model = model_id
     settings = parts.settings
     defaults = {"system_prompt": settings.system_prompt, "max_tokens": settings.max_answer_tokens}
@@ -263,16 +308,27 @@ def add(
         id=generation_id,
         user_id=user.id,
         conversation_id=conversation.id,
-        question_id=asked.id,
+        question_id=place.parent_id,
         message_id=place.id,
         model=model_id,
         params={**defaults, **params},
+        seams=seams,
         idempotency_key=key,
         expires_at=utcnow() + timedelta(seconds=settings.session_seconds),
     )
     session.add(generation)
-    parts.log.create(generation.id, owner=parts.runners.owner, lease_seconds=settings.lease_seconds, session=session)
+    parts.log.create(generation.id, owner=owner, session=session, events=said)
     return generation
+
+
+def told_so_far(message: Message, generation_id: str, model_id: str) -> list[Event]:
+    """Return the beginning of a log that goes on with *message*."""
+    said: list[Event] = [
+        Started(generation_id, message.conversation_id, message.id, model_id),
+        Status("Generating response…"),
+    ]
+    said += [Reasoning(message.reasoning)] if message.reasoning else []
+    return [*said, Token(message.content)]
 
 
 def wait(generation_id: str, *, seconds: float) -> None:

@@ -44,9 +44,10 @@ const STEPS = {
     finish_reason,
     metadata,
   }),
-  error: (_, { code, message, retryable }) => ({
+  error: (_, { code, message, retryable, metadata = {} }) => ({
     status: code === "interrupted" ? "interrupted" : "failed",
     error: { code, message, retryable },
+    metadata,
   }),
   fail: (answer, event) => STEPS.error(answer, event),
   reset: (_, { event, ...known }) => ({ ...EMPTY, ...pick(known) }),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import gevent
@@ -17,7 +17,7 @@ from sqlalchemy import delete, text
 import chatapp.eventlog
 from chatapp.bells.local import Bell
 from chatapp.database import connected
-from chatapp.eventlog import EventLog, LeaseLost, LogExpired, LogGone, memory, sql
+from chatapp.eventlog import EventLog, Head, LeaseLost, LogExpired, LogGone, memory, sql
 from chatapp.events import Entry, Event, Failed, Status, Token
 from tests.support import world
 from tests.support.world import World
@@ -29,29 +29,33 @@ END = Failed("x", "The end.", retryable=False)
 class Logs:
     """A log of one backend, and how to begin one in it."""
 
-    def __init__(self, log: EventLog, begin: Callable[[], str], bell: Bell, world: World | None = None) -> None:
-        self.log, self.begin, self.bell, self.world = log, begin, bell, world
+    def __init__(self, log: EventLog, begin_as: Callable[..., str], bell: Bell, world: World | None = None) -> None:
+        self.log, self.begin_as, self.bell, self.world = log, begin_as, bell, world
+
+    def begin(self) -> str:
+        return self.begin_as(OWNER)
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def logs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Logs]:
     bell = Bell()
     if request.param == "memory":
-        log = EventLog(memory.Store(), bell.ring)
+        store = memory.Store()
+        store.enter(OWNER, lease_seconds=60)
+        log = EventLog(store, bell)
 
-        def begin() -> str:
+        def begin(owner: str, events: Sequence[Event] = ()) -> str:
             name = str(uuid.uuid4())
-            log.create(name, owner=OWNER, lease_seconds=60)
+            log.create(name, owner=owner, events=events)
             return name
 
-        bell.listen(log.hear)
         yield Logs(log, begin, bell)
         return
     made = world.make(tmp_path, request.getfixturevalue("new_database")() if request.param == "postgresql" else "")
     store = sql.Store(made.engine)
-    log = EventLog(store, bell.ring)
-    bell.listen(log.hear)
-    yield Logs(log, lambda: made.generation(store=store, owner=OWNER), bell, made)
+    log = EventLog(store, bell)
+    store.enter(OWNER, lease_seconds=60)
+    yield Logs(log, lambda owner, events=(): made.generation(store=store, owner=owner, events=events), bell, made)
     made.close()
 
 
@@ -161,7 +165,8 @@ def test_what_a_follower_sees_is_committed(logs: Logs) -> None:
 
 def test_a_lost_bell_costs_time_and_no_entry(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chatapp.eventlog, "SILENCE_SECONDS", 0.05)
-    monkeypatch.setattr(logs.log, "_ring", lambda generation_id, entries: None)
+    monkeypatch.setattr(logs.bell, "ring", lambda generation_id, entries: None)
+    monkeypatch.setattr(logs.log.store, "writes", lambda generation_id: False)  # as if another process wrote it
     name = logs.begin()
     follower = gevent.spawn(lambda: [e for b in logs.log.follow(name) for e in b])
     gevent.sleep(0)
@@ -174,7 +179,8 @@ def test_a_lost_bell_costs_time_and_no_entry(logs: Logs, monkeypatch: pytest.Mon
 def test_after_a_lost_bell_nobody_starves_behind_another(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only one follower looks into the store for all; it may be one that is further on than the others."""
     monkeypatch.setattr(chatapp.eventlog, "SILENCE_SECONDS", 0.3)
-    monkeypatch.setattr(logs.log, "_ring", lambda generation_id, entries: None)
+    monkeypatch.setattr(logs.bell, "ring", lambda generation_id, entries: None)
+    monkeypatch.setattr(logs.log.store, "writes", lambda generation_id: False)  # as if another process wrote it
     name = logs.begin()
     logs.log.append(name, words("a"), after=0, owner=OWNER)
     heard: list[int] = []
@@ -189,8 +195,8 @@ def test_after_a_lost_bell_nobody_starves_behind_another(logs: Logs, monkeypatch
 
 
 def test_a_bell_that_skips_leaves_no_hole(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    ring = logs.log._ring
-    monkeypatch.setattr(logs.log, "_ring", lambda name, entries: ring(name, entries) if entries[0].seq != 2 else None)
+    ring = logs.bell.ring
+    monkeypatch.setattr(logs.bell, "ring", lambda name, entries: ring(name, entries) if entries[0].seq != 2 else None)
     name = logs.begin()
     follower = gevent.spawn(lambda: [e for b in logs.log.follow(name) for e in b])
     for seq, word in enumerate("abc"):
@@ -201,13 +207,13 @@ def test_a_bell_that_skips_leaves_no_hole(logs: Logs, monkeypatch: pytest.Monkey
 
 
 def test_a_bell_that_rings_twice_repeats_nothing(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    ring = logs.log._ring
+    ring = logs.bell.ring
 
     def twice(name: str, entries: object) -> None:
         ring(name, entries)  # type: ignore[arg-type]
         ring(name, entries)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(logs.log, "_ring", twice)
+    monkeypatch.setattr(logs.bell, "ring", twice)
     name = logs.begin()
     follower = gevent.spawn(lambda: [e for b in logs.log.follow(name) for e in b])
     for seq, word in enumerate("abc"):
@@ -261,7 +267,7 @@ def test_an_expired_log_says_so_and_is_no_hole(logs: Logs) -> None:
     assert logs.log.store.sweep(0) == 1
     head = logs.log.head(name)
     assert head is not None
-    assert head == (2, True, True)
+    assert head == Head(2, ended=True, expired=True)
     with pytest.raises(LogExpired):
         next(logs.log.follow(name, 0))
     assert logs.log.read_all(kept) == [Entry(1, Token("a"))]
@@ -269,21 +275,59 @@ def test_an_expired_log_says_so_and_is_no_hole(logs: Logs) -> None:
 
 
 def test_only_an_expired_lease_can_be_taken(logs: Logs) -> None:
-    name, lost = logs.begin(), logs.begin()
+    lost, store = logs.begin(), logs.log.store
     logs.log.append(lost, words("a"), after=0, owner=OWNER)
-    logs.log.store.renew([lost], owner=OWNER, lease_seconds=-1)
-    assert logs.log.store.take_expired(owner="runner-2", lease_seconds=60) == [lost]
-    assert logs.log.store.take_expired(owner="runner-3", lease_seconds=60) == []
+    store.enter("runner-2", lease_seconds=60)
+    assert not store.has_orphans()
+    assert store.take_orphans("runner-2") == []
+    assert store.hold(OWNER, lease_seconds=-1)
+    assert store.has_orphans()
+    assert store.take_orphans("runner-2") == [lost]
+    assert store.take_orphans("runner-2") == []
+    assert not store.has_orphans()
+    head = store.head(lost)
+    assert head is not None
+    assert (head.last_seq, head.taken) == (1, 1)
     with pytest.raises(LeaseLost):
         logs.log.append(lost, words("b"), after=1, owner=OWNER)
     logs.log.append(lost, words("c"), after=1, owner="runner-2")
-    logs.log.append(name, words("d"), after=0, owner=OWNER)
 
 
-def test_a_renewal_of_somebody_elses_lease_changes_nothing(logs: Logs) -> None:
-    name = logs.begin()
-    logs.log.store.renew([name], owner="runner-2", lease_seconds=-1)
-    assert logs.log.store.take_expired(owner="runner-3", lease_seconds=60) == []
+def test_an_owner_that_lost_its_lease_owns_nothing_more(logs: Logs) -> None:
+    """Not even a log that nobody took: whoever is presumed dead stays so."""
+    logs.begin()
+    store = logs.log.store
+    store.enter("runner-2", lease_seconds=60)
+    store.hold(OWNER, lease_seconds=-1)
+    store.take_orphans("runner-2")
+    assert not store.hold(OWNER, lease_seconds=60)
+    with pytest.raises(LeaseLost):
+        logs.begin_as(OWNER)
+
+
+def test_a_lease_that_was_given_back_leaves_orphans_at_once(logs: Logs) -> None:
+    name, store = logs.begin(), logs.log.store
+    logs.log.append(name, words("a"), after=0, owner=OWNER)
+    store.leave(OWNER)
+    store.enter("runner-2", lease_seconds=60)
+    assert store.take_orphans("runner-2") == [name]
+
+
+def test_a_released_log_is_an_orphan_and_the_others_are_not(logs: Logs) -> None:
+    name, kept, store = logs.begin(), logs.begin(), logs.log.store
+    store.release([name], owner="runner-2")
+    assert not store.has_orphans()
+    store.release([name], owner=OWNER)
+    assert store.take_orphans(OWNER) == [name]
+    logs.log.append(name, words("a"), after=0, owner=OWNER)
+    logs.log.append(kept, words("a"), after=0, owner=OWNER)
+
+
+def test_a_log_can_begin_with_what_was_said_before(logs: Logs) -> None:
+    name = logs.begin_as(OWNER, words("so", " far"))
+    assert [entry.seq for entry in logs.log.read_all(name)] == [1, 2]
+    logs.log.append(name, words("on"), after=2, owner=OWNER)
+    assert logs.log.head(name) == Head(3, ended=False)
 
 
 def test_a_stop_request_reaches_the_owner_until_the_end(logs: Logs) -> None:
@@ -314,8 +358,8 @@ def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Wor
     made = world.make(tmp_path, request.getfixturevalue("new_database")() if request.param == "postgresql" else "")
     store = sql.Store(made.engine)
     bell = Bell()
-    log = EventLog(store, bell.ring)
-    bell.listen(log.hear)
+    log = EventLog(store, bell)
+    store.enter(OWNER, lease_seconds=60)
     yield made, log, store
     made.close()
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine
 
 from chatapp.database import Base, connected, engine_for, migrate, session_of, utcnow
 from chatapp.eventlog.sql import Store
+from chatapp.events import Event
 from chatapp.models.accounts import User
 from chatapp.models.conversations import Conversation, Message, add_message
 from chatapp.models.generations import Generation
@@ -32,9 +35,18 @@ class World:
             return conversation.id
 
     def generation(
-        self, question: str = "Hello?", model: str = "fake/words", *, store: Store | None = None, owner: str = ""
+        self,
+        question: str = "Hello?",
+        model: str = "fake/words",
+        *,
+        store: Store | None = None,
+        owner: str = "",
+        events: Sequence[Event] = (),
+        **params: Any,
     ) -> str:
-        """Store a question and the place for its answer; return the generation's id. Its log begins if *owner* is given."""
+        """Store a question and the place for its answer; return the generation's id. Its log begins if *store* is given,
+        as *owner*'s, who must have a lease.
+        """
         conversation_id, generation_id = self.conversation(), str(uuid.uuid4())
         with session_of(self.engine, writes=True) as session:
             conversation = session.get_one(Conversation, conversation_id)
@@ -48,12 +60,12 @@ class World:
                 question_id=asked.id,
                 message_id=place.id,
                 model=model,
-                params={"system_prompt": "Be brief."},
+                params={"system_prompt": "Be brief.", **params},
                 expires_at=utcnow(),
             )
             session.add(generation)
             if store is not None:
-                store.create(generation_id, owner=owner, lease_seconds=60, session=session)
+                store.create(generation_id, owner=owner, session=session, events=events)
         return generation_id
 
     def message(self, generation_id: str) -> Message:

@@ -1,0 +1,246 @@
+"""The runners of this process, the lease under which they write, and the orphans of others that they take over."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import gevent
+from gevent import Greenlet
+from gevent.event import Event as Signal
+from sqlalchemy import Engine
+
+from chatapp import failpoints
+from chatapp.bells import Bell
+from chatapp.database import checkpoint, session_of, utcnow
+from chatapp.errors import Overloaded
+from chatapp.eventlog import EventLog, LeaseLost
+from chatapp.models import accounts, conversations, generations
+from chatapp.providers import Provider, Turn
+from chatapp.runner import Job, Load, Runner
+from chatapp.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MAX_TURNS = 200
+SWEEP_SECONDS = 60.0
+LEAVING_SECONDS = 1.0  # for runners that were told to leave
+IDLE_SECONDS = 30.0  # without an answer, after which the lease is given back
+RESTART_SECONDS = 2  # when to come again
+RESTARTING = "The site is being restarted. Try again in a moment."
+
+
+class Runners:
+    """Makes the answers of this process, under one lease."""
+
+    def __init__(
+        self, engine: Engine, log: EventLog, bell: Bell, providers: Mapping[str, Provider], settings: Settings
+    ) -> None:
+        self.owner = str(uuid.uuid4())
+        self.draining = False
+        self._engine = engine
+        self._log = log
+        self._bell = bell
+        self._providers = providers
+        self._settings = settings
+        self._running: dict[str, Runner] = {}
+        self._fallen: set[str] = set()  # whose runner failed: they have to be somebody else's
+        self._entered_at: float | None = None  # when the lease was last needed; None without a lease
+        self._hurry = Signal()  # the keeper has something to do now
+        self._keeper: Greenlet[..., None] | None = None
+        self._sweeper: Greenlet[..., None] | None = None
+        bell.on("stop", self._hear_stop)
+        bell.on("orphans", lambda message: self._hurry.set())
+
+    def enter(self) -> str:
+        """Return the owner under whose lease a log can be begun. Raises Overloaded where no new answer is begun."""
+        if self.draining:
+            raise Overloaded(RESTARTING, retry_after=RESTART_SECONDS)
+        if self._entered_at is None:
+            self._log.store.enter(self.owner, lease_seconds=self._settings.lease_seconds)
+        self._entered_at = time.monotonic()
+        self.keep()
+        return self.owner
+
+    def start(self, generation_id: str, job: Job | None = None) -> None:
+        """Make the answer of a generation whose log this process owns. Returns at once."""
+        self._spawn(generation_id, (lambda _: job) if job else partial(load_job, self._engine))
+
+    def stop(self, generation_id: str) -> None:
+        """End the answer, wherever it is made. Returns at once; the log tells when it has ended."""
+        runner = self._running.get(generation_id)
+        if runner is not None:
+            runner.stop()
+        else:
+            self._bell.tell("stop", {"generation": generation_id})
+            self._log.store.request_stop(generation_id)
+
+    def drop(self, generation_id: str) -> None:
+        """Leave the model at once: the answer's conversation is gone. A runner elsewhere learns it when it appends."""
+        self._bell.tell("stop", {"generation": generation_id})
+
+    def _hear_stop(self, message: dict[str, Any]) -> None:
+        runner = self._running.get(str(message.get("generation")))
+        if runner is not None:
+            runner.stop()
+
+    def keep(self) -> None:
+        """Keep the lease of this process, and look after logs whose runner died, from now on."""
+        if self.draining:
+            return
+        if self._keeper is None or self._keeper.dead:
+            self._keeper = gevent.spawn(self._keep_for_ever)
+        if self._sweeper is None or self._sweeper.dead:  # apart, since it waits for the disk and for locks
+            self._sweeper = gevent.spawn(self._sweep_for_ever)
+
+    def drain(self, seconds: float) -> None:
+        """Begin no more answers, give those that run *seconds*, and hand back the rest."""
+        self.draining = True
+        self._wait_until_idle(seconds)
+        failpoints.reach("draining")
+        for runner in list(self._running.values()):
+            runner.hand_back()
+        self._wait_until_idle(LEAVING_SECONDS)
+        gevent.killall([one for one in (self._keeper, self._sweeper) if one is not None])
+        if self._entered_at is not None:
+            self._log.store.leave(self.owner)
+            self._bell.tell("orphans", {})
+
+    def _wait_until_idle(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self._running and time.monotonic() < deadline:
+            gevent.sleep(0.02)
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def _spawn(self, generation_id: str, load: Load) -> None:
+        self.keep()
+        runner = Runner(
+            generation_id,
+            load=load,
+            log=self._log,
+            providers=self._providers,
+            owner=self.owner,
+            settings=self._settings,
+        )
+        self._running[generation_id] = runner
+        gevent.spawn(self._run, runner)
+
+    def _run(self, runner: Runner) -> None:
+        try:
+            runner.run()
+        except Exception:  # the top of a greenlet: the log has no runner now, and whoever starts next goes on with it
+            logger.exception("generation %s: the runner failed", runner.generation_id)
+            self._fallen.add(runner.generation_id)
+        finally:
+            if self._running.get(runner.generation_id) is runner:
+                del self._running[runner.generation_id]
+
+    def _keep_for_ever(self) -> None:
+        while True:
+            try:
+                self._keep_once()
+            except Exception:  # whatever it is: without a lease no answer of this process would live on
+                logger.exception("the lease could not be kept; trying again")
+            self._hurry.wait(self._settings.lease_seconds / 4)
+            self._hurry.clear()
+
+    def _keep_once(self) -> None:
+        store = self._log.store
+        if self._entered_at is not None and not store.hold(self.owner, lease_seconds=self._settings.lease_seconds):
+            self._lost()
+        if self._fallen:
+            store.release(list(self._fallen), owner=self.owner)
+            self._fallen.clear()
+        if self._running:
+            self._entered_at = time.monotonic()
+            for generation_id in store.stop_requests(self.owner):
+                if generation_id in self._running:
+                    self._running[generation_id].stop()
+        if store.has_orphans():
+            for generation_id in store.take_orphans(self.enter()):
+                failpoints.reach("taken-over")
+                self._spawn(generation_id, partial(load_job, self._engine))
+        elif self._entered_at is not None and time.monotonic() > self._entered_at + IDLE_SECONDS:
+            store.leave(self.owner)  # so that an idle site does not write twice a second
+            self._entered_at = None
+
+    def _lost(self) -> None:
+        """Begin anew as someone else: this process was presumed dead, and what it did is taken over by others."""
+        logger.warning("the lease was lost: %d answers go on elsewhere", len(self._running))
+        for runner in list(self._running.values()):
+            runner.lose()
+        self._running.clear()
+        self._log.store.forget()
+        self.owner, self._entered_at = str(uuid.uuid4()), None
+
+    def _sweep_for_ever(self) -> None:
+        swept_at = -SWEEP_SECONDS
+        while True:
+            try:
+                checkpoint(self._engine)
+                if time.monotonic() > swept_at + min(SWEEP_SECONDS, self._settings.stream_retention_seconds):
+                    swept_at = time.monotonic()
+                    self.sweep()
+            except Exception:
+                logger.exception("the sweeping failed; trying again")
+            gevent.sleep(1)
+
+    def sweep(self) -> None:
+        """Delete what nobody can ask for any longer: entries of logs that ended long ago, sign-ins that are over."""
+        self._log.store.sweep(self._settings.stream_retention_seconds)
+        with session_of(self._engine, writes=True) as session:
+            accounts.sweep(session, before=utcnow() - timedelta(days=1))
+
+
+def load_job(engine: Engine, generation_id: str) -> Job:
+    """Return what the generation is made from. Raises LeaseLost if it was deleted meanwhile."""
+    with session_of(engine) as session:
+        generation = session.get(generations.Generation, generation_id)
+        message = session.get(conversations.Message, generation.message_id) if generation else None
+        if generation is None or message is None:
+            raise LeaseLost(generation_id)
+        most = generation.params.get("history", MAX_TURNS)
+        return job_of(generation, message, conversations.branch(session, generation.question_id, limit=most))
+
+
+def job_of(
+    generation: generations.Generation,
+    message: conversations.Message,
+    history: Sequence[conversations.Message],
+    *,
+    new: bool = False,
+) -> Job:
+    """Return what the answer *message* is made from, after *history*."""
+    columns = conversations.Message.__table__.columns
+    return Job(
+        conversation_id=generation.conversation_id,
+        message={column.name: getattr(message, column.name) for column in columns},
+        model=generation.model,
+        params=generation.params,
+        turns=turns(generation.params.get("system_prompt"), history),
+        seams=tuple(generation.seams or ()),
+        new=new,
+    )
+
+
+def turns(system_prompt: str | None, history: Sequence[conversations.Message]) -> tuple[Turn, ...]:
+    """Return the history as models take it: answers without text left out, questions then in a row joined.
+
+    Many chat templates refuse two turns of one role in a row.
+    """
+    result = [Turn("system", system_prompt)] if system_prompt else []
+    for message in history:
+        if not message.content:
+            continue
+        if result and result[-1].role == message.role:
+            result[-1] = Turn(message.role, f"{result[-1].content}\n\n{message.content}")
+        else:
+            result.append(Turn(message.role, message.content))
+    return tuple(result)
