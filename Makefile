@@ -11,7 +11,7 @@ NODE_LOG := $(VENV)/node.log
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint check bench browser builtin clean
+.PHONY: help install run test lint check bench browser builtin starlette clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,8 +34,8 @@ lint: $(VENV)/.tested ## ruff and mypy
 
 check: lint test ## what CI runs
 
-bench: $(VENV)/.tested $(BENCH)/model $(BENCH)/load ## measure the site against its goals
-	@$(BIN)/python benchmarks/run.py $(ARGS)
+bench: $(VENV)/.tested $(BENCH)/model $(BENCH)/load starlette ## measure the site against its goals
+	@$(BIN)/python -m benchmarks.run $(ARGS)
 
 browser:
 	@.ci/browser
@@ -68,3 +68,10 @@ $(VENV)/.tested: pyproject.toml $(VENV)/.installed | builtin
 $(BENCH)/%: benchmarks/%.c
 	@mkdir -p $(BENCH)
 	@$(CC) -std=c11 -O2 -Wall -Wextra -o $@ $<
+
+# A peer to measure against: none of the project's own packages, and left out where they cannot be had.
+starlette:
+	@[ $(BENCH)/starlette/.made -nt benchmarks/starlette.txt ] || \
+	  { $(PYTHON) -m venv --clear $(BENCH)/starlette && \
+	    $(BENCH)/starlette/bin/python -m pip -qq --disable-pip-version-check install --retries 1 -r benchmarks/starlette.txt && \
+	    touch $(BENCH)/starlette/.made; } || rm -rf $(BENCH)/starlette

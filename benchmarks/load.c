@@ -1,15 +1,21 @@
 /* Reads many streams at once and looks at each token's stamp, in whatever envelope it comes.
  *
- *     load --port 8000 --streams 100 --tokens 200 --ramp-ms 2000 --timeout-s 60 REQUESTS
+ *     load --port 8000 --streams 100 --tokens 200 --ramp-ms 2000 --at-once 0 --timeout-s 60 REQUESTS
  *
  * REQUESTS is a file of raw HTTP/1.1 requests, each ended by a NUL byte. A stream makes --steps of them (1 or 2) one after the other on
  * one connection; stream i begins at number i * steps, from the start again past the end. "{id}" in the second is replaced by the
- * value of the JSON member --member in the answer to the first, which need not be the stream itself.
+ * value of the JSON member --member in the answer to the first, which need not be the stream itself. Streams begin over --ramp-ms, and
+ * with --at-once N no more than N are open: the next one begins when another is over.
  *
  * What comes after --stop TEXT (such as "event: done", whose data may hold the whole answer again) is not looked at.
  *
- * Prints one line of JSON: what was whole, lost, doubled and out of order, and the delays in microseconds. A token's delay is from
- * its stamp (see model.c) to its arrival here; the first token's is from the sending of the first request. One thread, epoll.
+ * Prints lines of JSON. The last one tells what was whole, lost, doubled and out of order, and the delays in microseconds. A token's
+ * delay is from its stamp (see model.c) to its arrival here, however many of them one event brings; the first token's is from the
+ * sending of the first request. Lines before it are marks, with the tokens received so far: "streaming" when each stream has had its
+ * first token, "ending" when the first of them is over. body_bytes are those of the last step's bodies, chunks' frames included;
+ * tail_bytes of them came after --stop.
+ *
+ * With --hold 1 the streams are read until standard input is closed, and then all are left at once. One thread, epoll.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -53,14 +59,14 @@ typedef struct {
     size_t len, size;
 } sample;
 
-static int epoll_fd, port = 8000, n_streams = 1, tokens = 200, steps = 1;
+static int epoll_fd, port = 8000, n_streams = 1, tokens = 200, steps = 1, at_once = 0, hold = 0;
 static double ramp_ms = 0, timeout_s = 60;
 static const char *member = "id", *stop_text = "";
 static char **requests;
 static size_t n_requests;
 static sample delays, firsts;
-static long whole, broken, lost, doubled, disordered, received, wire_bytes;
-static int running;
+static long whole, broken, lost, doubled, disordered, received, body_bytes, tail_bytes;
+static int running, speaking; /* streams that are not over; that have had a token */
 static char trouble[300];
 
 static int64_t now(void) {
@@ -83,8 +89,14 @@ static double quantile(sample *s, double q) {
     return s->len ? s->values[(size_t)(q * (s->len - 1) + .5)] / 1e3 : 0;
 }
 
+static void mark(const char *name) {
+    printf("{\"mark\": \"%s\", \"received\": %ld}\n", name, received);
+    fflush(stdout);
+}
+
 static void end(stream *s, const char *why, const char *detail) {
     if (s->over) return;
+    if (speaking == n_streams && running == n_streams) mark("ending");
     if (s->fd >= 0) close(s->fd);
     s->over = 1;
     running--;
@@ -106,8 +118,10 @@ static void token(stream *s, int64_t at) {
     s->seen[s->seq] = 1;
     if ((int)s->seq != s->next) disordered++;
     s->next = s->seq + 1;
-    if (!s->distinct++) note(&firsts, at - s->asked);
     note(&delays, at - (int64_t)s->stamp);
+    if (s->distinct++) return;
+    note(&firsts, at - s->asked);
+    if (++speaking == n_streams && running == n_streams) mark("streaming");
 }
 
 static void scan(stream *s, const char *data, size_t n, int64_t at) {
@@ -115,6 +129,7 @@ static void scan(stream *s, const char *data, size_t n, int64_t at) {
         unsigned digit = data[i] - '0';
         s->stop_matched = data[i] == stop_text[s->stop_matched] ? s->stop_matched + 1 : data[i] == *stop_text;
         s->stopped = *stop_text && !stop_text[s->stop_matched];
+        if (s->stopped) tail_bytes += n - i - 1;
         if (data[i] == '[') s->stamp_state = 1, s->seq = s->stamp = 0;
         else if (s->stamp_state == 1 && digit < 10) s->seq = 10 * s->seq + digit;
         else if (s->stamp_state == 1 && data[i] == '@') s->stamp_state = 2;
@@ -127,6 +142,7 @@ static void scan(stream *s, const char *data, size_t n, int64_t at) {
 }
 
 static void body(stream *s, const char *data, size_t n, int64_t at) {
+    if (s->stopped) tail_bytes += n;
     if (s->step == steps - 1) return scan(s, data, n, at);
     if (s->first_body_len + n < sizeof s->first_body) {
         memcpy(s->first_body + s->first_body_len, data, n);
@@ -209,6 +225,7 @@ static int line(stream *s, char c) {
 static void feed(stream *s, const char *data, size_t n, int64_t at) {
     while (n && !s->over) {
         size_t taken = 1;
+        int in_body = s->phase != HEAD && s->step == steps - 1;
         if (s->phase == HEAD) {
             taken = head(s, data, n);
         } else if (s->phase == BODY || s->phase == CHUNK) {
@@ -225,6 +242,7 @@ static void feed(stream *s, const char *data, size_t n, int64_t at) {
             else if (s->phase == CHUNK_END) s->phase = CHUNK_SIZE;
             else if (!length) answered(s);
         }
+        body_bytes += in_body ? taken : 0;
         data += taken;
         n -= taken;
     }
@@ -234,7 +252,6 @@ static void receive(stream *s) {
     static char buffer[1 << 18];
     ssize_t n = recv(s->fd, buffer, sizeof buffer, 0);
     if (n > 0) {
-        wire_bytes += n;
         feed(s, buffer, n, now());
     } else if (!n && s->phase == BODY && s->left < 0) {
         answered(s);
@@ -279,6 +296,8 @@ static void options(int argc, char **argv) {
         else if (!strcmp(name, "member")) member = value;
         else if (!strcmp(name, "stop")) stop_text = value;
         else if (!strcmp(name, "ramp-ms")) ramp_ms = atof(value);
+        else if (!strcmp(name, "at-once")) at_once = atoi(value);
+        else if (!strcmp(name, "hold")) hold = atoi(value);
         else if (!strcmp(name, "timeout-s")) timeout_s = atof(value);
         else exit((fprintf(stderr, "load: unknown option --%s\n", name), 2));
     }
@@ -303,26 +322,34 @@ int main(int argc, char **argv) {
         double jitter = (i * 0.6180339887498949) - (int64_t)(i * 0.6180339887498949);
         streams[i] = (stream){.fd = -1, .number = i, .begins = began + (i + jitter) / n_streams * ramp_ms * 1e6, .seen = calloc(tokens, 1)};
     }
+    if (hold) epoll_ctl(epoll_fd, EPOLL_CTL_ADD, 0, &(struct epoll_event){.events = EPOLLIN});
     while (running && now() < deadline) {
         struct epoll_event events[256];
-        int64_t t = now();
-        while (begun < n_streams && streams[begun].begins <= t) begin(&streams[begun++]);
-        int64_t until = begun < n_streams && streams[begun].begins < deadline ? streams[begun].begins : deadline;
+        int64_t t = now(), until = deadline;
+        for (int room = at_once ? at_once - begun + n_streams - running : n_streams; room > 0 && begun < n_streams; room--) {
+            if (streams[begun].begins > t) {
+                until = streams[begun].begins < deadline ? streams[begun].begins : deadline;
+                break;
+            }
+            begin(&streams[begun++]);
+        }
         struct timespec wait = {until > t ? (until - t) / 1000000000 : 0, until > t ? (until - t) % 1000000000 : 0};
         int n = epoll_pwait2(epoll_fd, events, 256, &wait, 0);
         for (int i = 0; i < n; i++) {
             stream *s = events[i].data.ptr;
-            if (!s->over && events[i].events & EPOLLOUT) send_rest(s);
-            if (!s->over && events[i].events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) receive(s);
+            if (!s) deadline = 0;
+            else if (!s->over && events[i].events & EPOLLOUT) send_rest(s);
+            if (s && !s->over && events[i].events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) receive(s);
         }
     }
-    for (int i = 0; i < n_streams; i++) end(&streams[i], "not over in time", streams[i].head);
+    if (!hold)
+        for (int i = 0; i < n_streams; i++) end(&streams[i], "not over in time", streams[i].head);
     qsort(delays.values, delays.len, sizeof *delays.values, by_value);
     qsort(firsts.values, firsts.len, sizeof *firsts.values, by_value);
     printf("{\"whole\": %ld, \"broken\": %ld, \"received\": %ld, \"lost\": %ld, \"doubled\": %ld, \"disordered\": %ld, "
            "\"delay_p50\": %.1f, \"delay_p99\": %.1f, \"first_p50\": %.1f, \"first_p99\": %.1f, "
-           "\"seconds\": %.3f, \"wire_bytes\": %ld, \"trouble\": \"%s\"}\n",
+           "\"seconds\": %.3f, \"body_bytes\": %ld, \"tail_bytes\": %ld, \"trouble\": \"%s\"}\n",
            whole, broken, received, lost, doubled, disordered, quantile(&delays, .5), quantile(&delays, .99), quantile(&firsts, .5),
-           quantile(&firsts, .99), (now() - began) / 1e9, wire_bytes, trouble);
+           quantile(&firsts, .99), (now() - began) / 1e9, body_bytes, tail_bytes, trouble);
     return broken != 0;
 }

@@ -4,8 +4,11 @@
  *
  * A token is " [<seq>@<ns>]": its number, from 0, and CLOCK_MONOTONIC at the moment it was written, which another process of the
  * same machine can subtract from its own. --rate is in tokens a second for each stream; 0 sends as fast as the reader reads.
- * GET /set?tokens=500&rate=50 changes both for the streams to come. GET /stats tells how many streams were begun, finished and left by
- * their reader. One thread, epoll, a heap of what is due next.
+ * Until --first-ms have passed it says nothing at all, like a model that still reads its prompt.
+ *
+ * GET /set?tokens=500&rate=50&first-ms=0 changes these for the streams to come. GET /stats tells how many streams were begun, finished
+ * and left by their reader. GET /left tells which were left since it was last asked, and when: [[tag, ns], ...]. A stream's tag is the
+ * number behind the first "#" in its question, or -1. One thread, epoll, a heap of what is due next.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -27,7 +30,7 @@
 #define TOKENS_AT_ONCE 64 /* at full speed, before another stream has its turn */
 
 typedef struct {
-    int fd, heap_at, seq, closed;
+    int fd, heap_at, seq, closed, tag;
     int64_t due;
     char *in, *out;
     size_t in_len, in_size, out_len, out_sent, out_size;
@@ -36,6 +39,8 @@ typedef struct {
 static int tokens = 200, epoll_fd;
 static int64_t gap_ns = 20000000, first_ns = 0;
 static long begun, finished, left_early;
+static char *left;
+static size_t left_len, left_size;
 
 static void set_rate(double rate) {
     gap_ns = rate ? 1e9 / rate : 0;
@@ -103,9 +108,15 @@ static void watch(stream *s, int writable) {
     epoll_ctl(epoll_fd, EPOLL_CTL_MOD, s->fd, &e);
 }
 
+static void note_left(stream *s) {
+    if (left_len + 64 > left_size) left = realloc(left, left_size = left_size ? 2 * left_size : 4096);
+    left_len += sprintf(left + left_len, "%s[%d,%lld]", left_len ? "," : "", s->tag, (long long)now());
+    left_early++;
+}
+
 static void leave(stream *s) {
     if (s->closed) return;
-    if (s->seq >= 0) left_early++;
+    if (s->seq >= 0) note_left(s);
     unschedule(s);
     close(s->fd);
     s->closed = 1; /* freed by the loop, when no event of this round can name it any more */
@@ -187,25 +198,37 @@ static void reply(stream *s, const char *status, const char *json) {
     flush(s);
 }
 
-static void route(stream *s, const char *head) {
+static void tell_left(stream *s) {
+    char *json;
+    if (asprintf(&json, "[%.*s]", (int)left_len, left ? left : "") < 0) exit(1);
+    reply(s, "200 OK", json);
+    free(json);
+    left_len = 0;
+}
+
+static void route(stream *s, const char *head, const char *body) {
     char json[200];
-    double rate;
-    if (sscanf(head, "GET /set?tokens=%d&rate=%lf ", &tokens, &rate) == 2) {
+    double rate, first_ms;
+    if (sscanf(head, "GET /set?tokens=%d&rate=%lf&first-ms=%lf ", &tokens, &rate, &first_ms) == 3) {
         set_rate(rate);
+        first_ns = first_ms * 1e6;
         reply(s, "200 OK", "{}");
     } else if (strstr(head, "/chat/completions ")) {
         static const char HEAD[] = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
         add(s, HEAD, sizeof HEAD - 1);
+        const char *tag = strchr(body, '#');
+        s->tag = tag ? atoi(tag + 1) : -1;
         s->seq = 0;
         begun++;
         schedule(s, now() + first_ns);
-        if (first_ns) flush(s);
-        else step(s);
+        if (!first_ns) step(s);
     } else if (strstr(head, "/models ")) {
         reply(s, "200 OK", "{\"object\":\"list\",\"data\":[{\"id\":\"bench\",\"object\":\"model\",\"created\":1,\"owned_by\":\"bench\"}]}");
     } else if (strstr(head, "/stats ")) {
         sprintf(json, "{\"begun\":%ld,\"finished\":%ld,\"left_early\":%ld}", begun, finished, left_early);
         reply(s, "200 OK", json);
+    } else if (strstr(head, "/left ")) {
+        tell_left(s);
     } else {
         reply(s, "404 Not Found", "{\"error\":{\"message\":\"not found\"}}");
     }
@@ -221,7 +244,7 @@ static void answer(stream *s) {
     size_t whole = end + 4 - s->in + (length && length < end ? strtoul(length + 17, 0, 10) : 0);
     if (s->in_len < whole) return;
     *end = 0;
-    route(s, s->in);
+    route(s, s->in, end + 4);
     memmove(s->in, s->in + whole, s->in_len -= whole);
     answer(s);
 }

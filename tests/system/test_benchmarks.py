@@ -52,7 +52,7 @@ def load(kit: Path, port: int, tokens: int, *options: str) -> dict[str, Any]:
     command = [str(kit / "load"), "--port", str(port), "--tokens", str(tokens), *options, str(kit / "requests")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.stderr == ""
-    said: dict[str, Any] = json.loads(done.stdout)
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return said
 
 

@@ -1,0 +1,1 @@
+"""What `make bench` runs: the site beside what else could relay a model's stream."""

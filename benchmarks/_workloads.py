@@ -1,0 +1,200 @@
+"""What is measured: each part starts its own targets, lets them take turns, and returns the medians."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks._kit import Said, Target, seconds_until
+from benchmarks._report import Row
+from benchmarks._targets import Bench, bearer, bench, raw_request, write
+
+KB = 1e3
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    rounds: int = 3
+    one_streams: int = 20
+    relay100_tokens: int = 400
+    relay500_tokens: int = 160
+    fullspeed_tokens: int = 1500
+    held_streams: int = 1000
+    held_ramp_ms: int = 8000
+    questions: int = 200
+    readers: int = 200
+    fanout_tokens: int = 200
+
+
+FULL = Sizes()
+QUICK = Sizes(
+    rounds=1,
+    one_streams=10,
+    relay100_tokens=200,
+    relay500_tokens=100,
+    fullspeed_tokens=500,
+    held_streams=400,
+    held_ramp_ms=3000,
+    questions=100,
+    fanout_tokens=100,
+)
+
+Rounds = list[dict[str, Said]]
+
+
+def take_turns(targets: Iterable[Target], rounds: int, measure: Callable[[Target], Said]) -> Rounds:
+    return [{target.name: measure(target) for target in targets} for _ in range(rounds)]
+
+
+def middle(rounds: Rounds, key: str, *, scale: float = 1) -> dict[str, float]:
+    """Return the median of *key* for each target that has it in each round."""
+    names = [name for name in rounds[0] if all(key in each[name] for each in rounds)]
+    return {name: statistics.median(each[name][key] for each in rounds) * scale for name in names}
+
+
+def added(rounds: Rounds, key: str) -> dict[str, float]:
+    """Return what each target adds to the delay *key* (µs) of the model itself, in ms; for the model itself its delay."""
+    for each in rounds:
+        base = each["model"][key]
+        for name, said in each.items():
+            said[f"added_{key}"] = said[key] - (base if name != "model" else 0)
+    return middle(rounds, f"added_{key}", scale=1e-3)
+
+
+def wrong(rounds: Rounds) -> dict[str, float]:
+    keys = ("lost", "doubled", "disordered")
+    return {name: sum(each[name][key] for each in rounds for key in keys) for name in rounds[0]}
+
+
+def delays(rounds: Rounds) -> list[Row]:
+    named = {
+        "first_p50": "added delay of the first token, p50, ms",
+        "first_p99": "the same, p99, ms",
+        "token_p50": "added delay of a token, p50, ms",
+        "token_p99": "the same, p99, ms",
+    }
+    return [Row(key, label, added(rounds, key.replace("token", "delay"))) for key, label in named.items()]
+
+
+def costs(rounds: Rounds) -> list[Row]:
+    per_token = middle(rounds, "cpu_us")
+    return [
+        Row("cpu", "CPU per token, µs", per_token),
+        Row("streaming", "the same while all streams run, µs", middle(rounds, "streaming_us")),
+        Row("per_second", "tokens per CPU-second", {name: 1e6 / us for name, us in per_token.items() if us}),
+    ]
+
+
+def relay(streams: int, rate: int, tokens: int, ramp_ms: int, rounds: int) -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder, bench(Path(folder)) as here:
+        here.model.set(tokens=tokens, rate=rate)
+        said = take_turns(
+            here.targets.values(), rounds, lambda target: target.load(streams=streams, tokens=tokens, ramp_ms=ramp_ms)
+        )
+    return [*costs(said), *delays(said), Row("wrong", "tokens lost, doubled or out of order", wrong(said))]
+
+
+def one(sizes: Sizes) -> list[Row]:
+    tokens = 20
+    with tempfile.TemporaryDirectory() as folder, bench(Path(folder)) as here:
+        here.model.set(tokens=tokens, rate=200)
+        said = take_turns(
+            here.targets.values(),
+            sizes.rounds,
+            lambda target: target.load(streams=sizes.one_streams, tokens=tokens, at_once=1),
+        )
+    return [*delays(said), Row("wrong", "tokens lost, doubled or out of order", wrong(said))]
+
+
+def relay100(sizes: Sizes) -> list[Row]:
+    return relay(100, 50, sizes.relay100_tokens, 2000, sizes.rounds)
+
+
+def relay500(sizes: Sizes) -> list[Row]:
+    return relay(500, 20, sizes.relay500_tokens, 5000, sizes.rounds)
+
+
+def fullspeed(sizes: Sizes) -> list[Row]:
+    tokens = sizes.fullspeed_tokens
+
+    def measure(target: Target) -> Said:
+        said = target.load(streams=50, tokens=tokens, timeout_s=120)
+        return {**said, "rate": said["received"] / said["seconds"]}
+
+    with tempfile.TemporaryDirectory() as folder, bench(Path(folder)) as here:
+        here.model.set(tokens=tokens, rate=0)
+        said = take_turns(here.targets.values(), sizes.rounds, measure)
+    return [
+        Row("rate", "tokens a second", middle(said, "rate")),
+        Row("cpu", "CPU per token, µs", middle(said, "cpu_us")),
+        Row("wrong", "tokens lost, doubled or out of order", wrong(said)),
+    ]
+
+
+def question(sizes: Sizes) -> list[Row]:
+    def measure(target: Target) -> Said:
+        said = target.load(streams=sizes.questions, tokens=1, at_once=4)
+        return {**said, "rate": sizes.questions / said["seconds"]}
+
+    with tempfile.TemporaryDirectory() as folder, bench(Path(folder)) as here:
+        here.model.set(tokens=1, rate=0)
+        for target in here.targets.values():
+            target.load(streams=20, tokens=1, at_once=4)
+        said = take_turns(here.targets.values(), sizes.rounds, measure)
+    return [
+        Row("cpu", "CPU per question, ms", middle(said, "cpu_us", scale=1e-3)),
+        Row("first_p50", "until the token is there, p50, ms", middle(said, "first_p50", scale=1e-3)),
+        Row("rate", "questions a second", middle(said, "rate")),
+        Row("wrong", "tokens lost, doubled or out of order", wrong(said)),
+    ]
+
+
+def fanout(sizes: Sizes) -> list[Row]:
+    tokens, readers, rate = sizes.fanout_tokens, sizes.readers, 25
+
+    def own(here: Bench) -> Said:
+        here.model.set(tokens=tokens, rate=rate)
+        return here.own.load(streams=readers, tokens=tokens, ramp_ms=2000)
+
+    def shared(here: Bench) -> Said:
+        here.model.set(tokens=tokens, rate=rate, first_ms=500)  # the readers are there before the first token
+        reader = here.users[0]
+        id = reader.start("Hello", model="openai/bench")["generationId"]
+        file = write(here.folder / "readers", [raw_request("GET", f"/api/generations/{id}/events", **bearer(reader))])
+        target = replace(here.own, questions=file, options=("--stop", "event: done"))
+        return target.load(streams=readers, tokens=tokens, ramp_ms=2000)
+
+    with tempfile.TemporaryDirectory() as folder, bench(Path(folder), only=["model"]) as here:
+        said = [{"own": own(here), "shared": shared(here)} for _ in range(sizes.rounds)]
+    return [
+        Row("cpu", "CPU per reader and token, µs", middle(said, "cpu_us")),
+        Row("streaming", "the same while all streams run, µs", middle(said, "streaming_us")),
+        Row("token_p50", "delay of a token, p50, ms", middle(said, "delay_p50", scale=1e-3)),
+        Row("token_p99", "the same, p99, ms", middle(said, "delay_p99", scale=1e-3)),
+        Row("wrong", "tokens lost, doubled or out of order", wrong(said)),
+    ]
+
+
+def memory(sizes: Sizes) -> list[Row]:
+    """Nearly silent streams: one token at once, and then one in five seconds."""
+    streams, grown, freed = sizes.held_streams, {}, {}
+    with tempfile.TemporaryDirectory() as folder, bench(Path(folder)) as here:
+        for name, target in here.targets.items():
+            if name == "model":
+                continue
+            here.model.set(tokens=20, rate=200)
+            target.load(streams=50, tokens=20)
+            here.model.set(tokens=1000, rate=0.2)
+            before = target.memory_bytes()
+            with target.held(streams=streams, ramp_ms=sizes.held_ramp_ms):
+                grown[name] = (target.memory_bytes() - before) / streams / KB
+            freed[name] = seconds_until(lambda target=target: not target.open_connections(), at_most=20)  # type: ignore[misc]
+    return [
+        Row("memory", "memory per open stream, KB", grown),
+        Row("freed", "connections closed after their readers left, s", freed),
+    ]
