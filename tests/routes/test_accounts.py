@@ -273,7 +273,7 @@ def test_what_changes_something_by_cookie_needs_the_csrf_token(
     site: Site, browser: tuple[Client, Client], route: str
 ) -> None:
     owner, page = browser
-    one = talk(owner, nonce=uuid.uuid4().hex)
+    one = talk(owner, nonce=uuid.uuid4().hex, route=route)
     refreshing = route.endswith("/refresh")
     other = value(page, "csrf_access_token" if refreshing else "csrf_refresh_token")
     before = api.tables(site)["conversations"], api.tables(site)["messages"]
@@ -530,7 +530,7 @@ def test_without_sign_in_all_belongs_to_the_one_person(mine: Site) -> None:
 def test_without_sign_in_every_route_works_but_those_of_signing_in(mine: Site) -> None:
     client = Client(mine.url)
     for number, (route, example) in enumerate(EXAMPLES.items()):
-        one = talk(client, nonce=f"mine-{number}")
+        one = talk(client, nonce=f"mine-{number}", route=route)
         ids = {"email": "me@example.org"}
         if "invite_id" in route:
             ids["invite_id"] = client.call("POST", "/api/invites", {}, 201)["id"]

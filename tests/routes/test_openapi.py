@@ -36,6 +36,7 @@ PROMISED = [  # what clients are told that there is
     "GET /api/chat/conversations/{conversation_id}/stream",
     "POST /api/chat/conversations/{conversation_id}/stop",
     "POST /api/chat/messages/{message_id}/regenerate",
+    "POST /api/chat/messages/{message_id}/continue",
     "PATCH /api/chat/messages/{message_id}",
     "POST /api/invites",
     "GET /api/invites",
@@ -158,7 +159,7 @@ def test_an_answer_is_as_it_is_told(site: Site, made: Talk, route: str) -> None:
     if "invite" in route:
         api.write(site, "UPDATE users SET role = 'admin' WHERE id = ?", client.user["id"])
         ids["invite_id"] = client.call("POST", "/api/invites", {}, 201)["id"]
-    one = talk(client, nonce=uuid.uuid4().hex)
+    one = talk(client, nonce=uuid.uuid4().hex, route=route)
     check_told(route, one.request(route, ids=ids))
 
 

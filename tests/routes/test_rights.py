@@ -51,10 +51,9 @@ def people(house: Site) -> dict[str, Client]:
     return {"admin": admin, "owner": owner, "other": other, "anonymous": Client(house.url), "signed out": signed_out}
 
 
-def in_state(owner: Client, state: str) -> Talk:
-    one = talk(
-        owner, ENDLESS if state == "running" else "openai/echo", ended=state != "running", nonce=str(uuid.uuid4())
-    )
+def in_state(owner: Client, state: str, route: str) -> Talk:
+    model = ENDLESS if state == "running" else "openai/echo"
+    one = talk(owner, model, ended=state != "running", nonce=str(uuid.uuid4()), route=route)
     if state == "running":  # it says what it has to say and stores nothing before its end
         events = owner.follow(one.ids["generation_id"])
         while next(events).event != "token":
@@ -77,7 +76,7 @@ def kept(site: Site) -> dict[str, Any]:
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("route", NAMED)
 def test_what_is_not_mine_is_not_there(house: Site, people: dict[str, Client], route: str, state: str) -> None:
-    one = in_state(people["owner"], state)
+    one = in_state(people["owner"], state, route)
     before = kept(house)
     for who, status in STRANGERS.items():
         if route in CHATS and state == "deleted" and status == 404:
@@ -101,7 +100,7 @@ def test_what_is_not_mine_is_not_there(house: Site, people: dict[str, Client], r
 def test_a_reader_who_comes_back_without_a_right_is_told_so_in_the_stream(
     people: dict[str, Client], route: str, state: str
 ) -> None:
-    one = in_state(people["owner"], state)
+    one = in_state(people["owner"], state, route)
     for who, status in STRANGERS.items():
         for options in ({"headers": {"Last-Event-ID": "1"}}, {"params": with_cursor(route, one)}):
             told = error_frame(one.request(route, people[who], **options))  # type: ignore[arg-type]

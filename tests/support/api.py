@@ -94,6 +94,7 @@ EXAMPLES = {
     "GET /api/chat/stream": Example(200, query={"sessionId": "{generation_id}"}),
     "GET /api/generations/<uuid:generation_id>/events": Example(200),
     "POST /api/chat/messages/<uuid:message_id>/regenerate": Example(201, AGAIN),
+    "POST /api/chat/messages/<uuid:message_id>/continue": Example(201, AGAIN),
     "PATCH /api/chat/messages/<uuid:message_id>": Example(201, {"content": "hello", **AGAIN}),
     "POST /ai/chat": Example(200, CHAT),
     "POST /api/ai/chat": Example(200, CHAT),
@@ -179,15 +180,23 @@ def filled(values: Mapping[str, Any], ids: Mapping[str, str]) -> dict[str, Any]:
     return {name: value.format(**ids) if isinstance(value, str) else value for name, value in values.items()}
 
 
-def talk(client: Client, model: str = "openai/echo", *, ended: bool = True, nonce: str = "0") -> Talk:
-    """Ask something new. `message_id` is the question, which can be edited and answered anew."""
+def talk(client: Client, model: str = "openai/echo", *, ended: bool = True, nonce: str = "0", route: str = "") -> Talk:
+    """Ask something new. `message_id` is the question, which can be edited and answered anew.
+
+    For the *route* that goes on with an answer it is one that broke off, beside the other.
+    """
     started = client.start("hello", model)
     if ended:
         wait_until(lambda: client.answer(started)["status"] != "running")
+    message_id = started["userMessageId"]
+    if route.endswith("/continue"):
+        path = f"/api/chat/messages/{message_id}/regenerate"
+        message_id = client.call("POST", path, {"modelId": "openai/length"}, 201)["messageId"]
+        wait_until(lambda: client.answer({**started, "messageId": message_id})["status"] != "running")
     ids = {
         "conversation_id": started["conversationId"],
         "generation_id": started["generationId"],
-        "message_id": started["userMessageId"],
+        "message_id": message_id,
         "invite_id": "00000000-0000-4000-8000-000000000000",
         "email": client.email,
         "nonce": nonce,
@@ -225,10 +234,11 @@ def problems(tree: Any) -> Iterator[Any]:
 
 
 def tables(site: Site) -> dict[str, Counter[str]]:
-    """Return all rows of the site's database, by table."""
+    """Return all rows of the site's database, by table, but for the leases, which processes renew by themselves."""
     file = Path(site.environ["CHATAPP_DATA_DIR"]) / "chatapp.db"
     with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
         names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        names.remove("log_owners")
         return {name: Counter(map(repr, database.execute(f'SELECT * FROM "{name}"'))) for name in names}
 
 
