@@ -14,8 +14,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 import chatapp.models
 import chatapp.routes
-from chatapp import __version__, auth, database, providers, registry
-from chatapp.bells.local import Bell
+from chatapp import __version__, auth, bells, database, providers, registry
 from chatapp.database import db
 from chatapp.errors import AppError, Overloaded
 from chatapp.eventlog import EventLog
@@ -60,9 +59,9 @@ def create_app(settings: Settings | None = None) -> Flask:
 def assemble(app: Flask, settings: Settings) -> Site:
     """Return the parts of the site, each knowing only what it needs."""
     with app.app_context():
-        engine = db.engine
-    database.configure(engine)
-    bell = Bell()
+        database.configure(db.engine)
+    engine = database.engine_for(settings)
+    bell = bells.load(settings)
     log = EventLog(Store(engine), bell)
     configured = providers.load(settings)
     return Site(settings, engine, log, bell, configured, Runners(engine, log, bell, configured, settings))

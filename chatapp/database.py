@@ -35,6 +35,8 @@ from chatapp.errors import Overloaded
 from chatapp.settings import Settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+REQUEST_CONNECTIONS, LOG_CONNECTIONS = 6, 4  # of a worker; PostgreSQL has a hundred for all
+IDLE_SECONDS = 5.0  # PostgreSQL ends a transaction idle for so long: a frozen worker must not keep its locks
 LOCK_SECONDS = 30.0  # a lock held longer is a fault of its own; the asker is told
 SHORT_BUSY_SECONDS = 0.02  # what a statement may block the loop for, where SQLite alone can wait (recovery of the WAL)
 
@@ -315,17 +317,26 @@ def exclusively(session: Session, what: str) -> None:
 
 
 def engine_for(settings: Settings) -> Engine:
-    """Return an engine of its own, for commands that need no application."""
-    engine = create_engine(url(settings), **engine_options(settings))
+    """Return an engine with a pool of its own: for commands, and for what requests wait for.
+
+    A request that holds a connection may ask the log, which needs one too. In one pool ten such requests at once would
+    hold all and wait for each other.
+    """
+    engine = create_engine(url(settings), **engine_options(settings, LOG_CONNECTIONS))
     configure(engine)
     return engine
 
 
-def engine_options(settings: Settings) -> dict[str, Any]:
+def engine_options(settings: Settings, connections: int = REQUEST_CONNECTIONS) -> dict[str, Any]:
     """Pool sizes: a connection is held for a query, never for a stream, so that few serve many."""
+    made, connect_args = url(settings), {}
+    if made.get_backend_name() == "postgresql":
+        idle = f"-c idle_in_transaction_session_timeout={IDLE_SECONDS * 1000:.0f}"
+        connect_args["options"] = f"{idle} {made.query.get('options', '')}"
     return {
-        "pool_size": 5,
-        "max_overflow": 5,
+        "connect_args": connect_args,
+        "pool_size": connections,
+        "max_overflow": 0,
         "pool_timeout": 10,
         "hide_parameters": True,  # an error's text goes into the log, what people wrote does not
         "pool_pre_ping": "sqlite" not in settings.database_url,

@@ -14,7 +14,7 @@ from sqlalchemy import PrimaryKeyConstraint, UniqueConstraint, inspect, select, 
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from chatapp import database
-from chatapp.database import checkpoint, connected, engine_for, migrate, now_seconds, session_of
+from chatapp.database import LOG_CONNECTIONS, checkpoint, connected, engine_for, migrate, now_seconds, session_of
 from chatapp.errors import Overloaded
 from chatapp.models.accounts import User
 from chatapp.models.conversations import Conversation
@@ -148,7 +148,7 @@ def test_writers_that_wait_leave_the_connections_to_readers(made: World) -> None
 
 def test_a_pool_without_a_free_connection_is_told_as_what_it_is(made: World) -> None:
     made.engine.pool._timeout = 0.01  # type: ignore[attr-defined]
-    held = [made.engine.connect() for _ in range(10)]
+    held = [made.engine.connect() for _ in range(LOG_CONNECTIONS)]
     with pytest.raises(Overloaded):
         rename(made, "Grace")
     for connection in held:

@@ -63,8 +63,9 @@ def test_a_quiet_start_says_one_line(new_site: Callable[..., Site]) -> None:
     assert [line.split(" with ")[0] for line in site.log().splitlines()] == [f"chatapp is ready at {site.url}"]
 
 
-def test_nothing_is_opened_in_the_home(site: Site) -> None:
-    assert not [path for path in site.folder.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)]
+def test_no_socket_is_opened_outside_the_data_folder(site: Site) -> None:
+    sockets = [path for path in site.folder.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)]
+    assert {path.relative_to(site.folder).parts[:2] for path in sockets} <= {("data", "bells")}
 
 
 def test_a_killed_worker_is_replaced_without_another_greeting(new_site: Callable[..., Site]) -> None:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
-from collections.abc import Callable
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
+import pytest
+from sqlalchemy import Engine, text
+
+from chatapp import database
 from chatapp.database import connected
 from chatapp.eventlog import sql
+from chatapp.settings import ROOT, Settings
 from tests.support import world
-from tests.support.site import PASSWORD, Client, Site
+from tests.support.site import PASSWORD, Client, Site, wait_until
 
 
 def test_an_answer_is_streamed_stored_and_there_after_a_restart(
@@ -62,20 +73,197 @@ def test_those_who_come_first_at_once_are_not_all_the_admin(
     assert roles.count("admin") == 1
 
 
-def test_a_log_that_is_being_written_to_is_renewed_all_the_same(
-    tmp_path: Path, new_database: Callable[[], str]
-) -> None:
-    """A renewal that skipped what is locked just now would let the busiest answers be taken over."""
+def test_a_renewal_does_not_wait_for_a_writer_and_a_thief_does(tmp_path: Path, new_database: Callable[[], str]) -> None:
+    """Else a slow write would cost all answers of a process their lease, or two would write one log."""
     made = world.make(tmp_path, new_database())
     store = sql.Store(made.engine)
+    for owner in ("me", "thief"):
+        store.enter(owner, lease_seconds=60)
     name = made.generation(store=store, owner="me")
-    store.renew([name], owner="me", lease_seconds=-1)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
         with connected(made.engine, writes=True) as connection:
-            connection.execute(sql.HEADS.update().values(stop_requested=False))  # a writer at work
-            assert store.take_expired(owner="thief", lease_seconds=60) == []
-            renewal = pool.submit(store.renew, [name], owner="me", lease_seconds=60)
-            wait([renewal], timeout=1)  # one that skips has ended by now, and renewed nothing
-        renewal.result(timeout=20)
-    assert store.take_expired(owner="thief", lease_seconds=60) == []
+            sql.check_lease(connection, "me")  # a writer at work
+            assert pool.submit(store.hold, "me", lease_seconds=-1).result(timeout=20)
+            theft = pool.submit(store.take_orphans, "thief")
+            wait([theft], timeout=0.5)
+            assert not theft.done()
+        assert theft.result(timeout=20) == [name]
     made.close()
+
+
+# what waits for the database
+
+
+@contextlib.contextmanager
+def beside(url: str) -> Iterator[Engine]:
+    """Somebody else in the same database."""
+    engine = database.engine_for(Settings(database_url=url))
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+SLEEPERS = """
+import sys
+if sys.argv[1] == "psycopg first":
+    import psycopg
+from gevent import monkey
+monkey.patch_all()
+import json, time
+import gevent
+import psycopg
+
+def sleep():
+    with psycopg.connect(sys.argv[2]) as connection:
+        connection.execute("SELECT pg_sleep(0.5)")
+
+gap = 0.0
+def watch():
+    global gap
+    while True:
+        begun = time.monotonic()
+        gevent.sleep(0.01)
+        gap = max(gap, time.monotonic() - begun)
+
+gevent.spawn(watch)
+gevent.sleep(0)
+begun = time.monotonic()
+gevent.joinall([gevent.spawn(sleep) for _ in range(4)], raise_error=True)
+gevent.sleep(0.02)
+print(json.dumps([time.monotonic() - begun, gap]))
+"""
+
+
+@pytest.mark.parametrize("order", ["patched first", "psycopg first"])
+def test_a_slow_query_is_waited_for_by_who_asked_it_only(new_database: Callable[[], str], order: str) -> None:
+    """The second order is the control: what is imported before the patches keeps the event loop."""
+    command = [sys.executable, "-c", SLEEPERS, order, new_database()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=ROOT)
+    seconds, gap = json.loads(done.stdout)
+    assert (gap < 0.45 and seconds < 1.9) == (order == "patched first"), (seconds, gap)
+    assert (gap > 0.45 and seconds > 1.9) == (order == "psycopg first"), (seconds, gap)
+
+
+def test_streams_go_on_while_a_query_waits(new_site: Callable[..., Site], new_database: Callable[[], str]) -> None:
+    url = new_database()
+    site = new_site(CHATAPP_DATABASE_URL=url)
+    ada = site.new_user()
+    started = ada.start("x", "openai/count-5000,delay=0.02")
+    stream = ada.follow(started["generationId"])
+    next(stream)
+    with ThreadPoolExecutor(1) as pool, beside(url) as engine:
+        with connected(engine, writes=True) as connection:
+            connection.execute(text("LOCK TABLE users IN ACCESS EXCLUSIVE MODE"))
+            waiting = pool.submit(ada.call, "GET", "/api/auth/me")
+            wait_until(lambda: sessions(engine, "wait_event_type = 'Lock'"))
+            gaps = gaps_of(stream, 1.5)
+            assert not waiting.done()
+        waiting.result(20)
+    ada.call("POST", f"/api/chat/conversations/{started['conversationId']}/stop")
+    assert len(gaps) > 10
+    assert max(gaps) < 1
+
+
+def gaps_of(stream: Iterator[object], seconds: float) -> list[float]:
+    """Read a stream for so long; return the times between its frames."""
+    times = [time.monotonic()]
+    for _ in stream:
+        times.append(time.monotonic())
+        if times[-1] > times[0] + seconds:
+            break
+    return [late - early for early, late in itertools.pairwise(times)]
+
+
+def sessions(engine: Engine, which: str = "true") -> int:
+    """Return how many others are connected to the database."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND "
+    with connected(engine) as connection:
+        return int(connection.scalar(text(query + which)) or 0)
+
+
+def test_hundreds_of_streams_need_few_connections(
+    new_site: Callable[..., Site], new_database: Callable[[], str]
+) -> None:
+    streams, allowed = 500, 10
+    url = new_database()
+    site = new_site(
+        CHATAPP_DATABASE_URL=url,
+        CHATAPP_FIRST_EVENT_SECONDS="60",
+        CHATAPP_STREAMS_PER_USER="1000",
+        CHATAPP_MAX_STREAMS="1000",
+    )
+    ada = site.new_user()
+    silent = [ada.start("x", "openai/silent-body") for _ in range(10)]
+    bearer = ada.http.headers["Authorization"]
+    most = 0
+    with contextlib.ExitStack() as opened, beside(url) as engine:
+        readers = []
+        for number in range(streams):
+            path = f"/api/generations/{silent[number % len(silent)]['generationId']}/events"
+            reader = opened.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=30))
+            reader.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer}\r\n\r\n".encode())
+            readers.append(reader)
+        for number, reader in enumerate(readers):
+            wait_for(reader, b"event: start")
+            if number % 25 == 0:
+                most = max(most, sessions(engine))
+        until = time.monotonic() + 2.5  # followers that hear nothing look into the database
+        while time.monotonic() < until:
+            most = max(most, sessions(engine))
+            ada.call("GET", "/api/auth/me", timeout=10)
+    for started in silent:
+        ada.call("POST", f"/api/chat/conversations/{started['conversationId']}/stop")
+    assert 0 < most <= allowed
+
+
+def test_a_rush_of_readers_does_not_wait_for_itself(
+    new_site: Callable[..., Site], new_database: Callable[[], str]
+) -> None:
+    """Each asks who it is, and then the log: in one pool they would hold all connections and wait for one more."""
+    site = new_site(CHATAPP_DATABASE_URL=new_database())
+    ada = site.new_user()
+    started, _ = ada.ask("hello")
+    path = f"/api/generations/{started['generationId']}/events"
+    request = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {ada.http.headers['Authorization']}\r\n\r\n".encode()
+    with contextlib.ExitStack() as opened:
+        readers = [
+            opened.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=30)) for _ in range(60)
+        ]
+        begun = time.monotonic()
+        for reader in readers:
+            reader.sendall(request)
+        for reader in readers:
+            wait_for(reader, b"event: done")
+    assert time.monotonic() - begun < 9  # a second, or a pool's ten
+
+
+def wait_for(reader: socket.socket, words: bytes) -> None:
+    seen = b""
+    while words not in seen:
+        data = reader.recv(65_536)
+        assert data, seen
+        seen += data
+
+
+def test_a_transaction_that_is_left_open_is_ended(
+    new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a worker that froze between two statements: what it locked is free again."""
+    url = new_database()
+    with beside(url) as others:
+        with connected(others) as connection:
+            assert connection.scalar(text("SHOW idle_in_transaction_session_timeout")) == "5s"
+        monkeypatch.setattr(database, "IDLE_SECONDS", 0.2)
+        with beside(f"{url}&options=-c%20application_name%3Dfrozen") as engine, engine.connect() as frozen:
+            assert frozen.scalar(text("SHOW application_name")) == "frozen"  # what the address says holds too
+            frozen.execute(text("SELECT pg_advisory_xact_lock(7)"))
+            begun = time.monotonic()
+            wait_until(lambda: is_free(others))
+            assert time.monotonic() > begun + 0.1
+            frozen.invalidate()
+
+
+def is_free(engine: Engine) -> bool:
+    with connected(engine) as connection:
+        return bool(connection.scalar(text("SELECT pg_try_advisory_xact_lock(7)")))
