@@ -44,7 +44,7 @@ from chatapp.providers import _failures
 READ_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 1024 * 1024  # of headers, and of what may come before them
 MAX_ERROR_BYTES = 64 * 1024  # more than any API says about an error
-ERROR_SECONDS = 3.0  # what an error's words are waited for, after its status came
+ERROR_SECONDS = 1.0  # what an error's words are waited for, after its status came
 PACKED = ("gzip", "x-gzip", "deflate")
 GZIP_OR_ZLIB = 47  # zlib's number for: whichever it is
 MAX_LIST_BYTES = 8 * 1024 * 1024

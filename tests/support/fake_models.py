@@ -7,7 +7,7 @@ with commas between them. `openai/count-200,delay=0.01` streams 200 numbered tok
 
     answers
       echo                    the last user message again, word by word
-      count-N                 N tokens: "1", " 2", " 3", ...
+      count-N                 N tokens: "1", " 2", " 3", ... (size=N: made up to so many characters)
       prompt                  the JSON of the messages that were sent, as one token
       reasoning               some reasoning, then an answer
       length                  an answer that was cut at the limit of tokens
@@ -32,7 +32,7 @@ with commas between them. `openai/count-200,delay=0.01` streams 200 numbered tok
       context-too-long        400 in the API's own words
       redirect                302 to a link-local address (to=PATH for one of this server, status=S)
       close-before-headers    the connection is closed at once
-      continue-for-ever       "100 Continue", again and again
+      continue-for-ever       "100 Continue", again and again (size=N: N bytes of it)
     rubbish
       html-200                a web page with a status of 200
       json-error-200          an error object with a status of 200, not as a stream
@@ -43,7 +43,7 @@ with commas between them. `openai/count-200,delay=0.01` streams 200 numbered tok
       content-filter-after-N  the API's way to say so
       huge-line               64 MB without a newline (size=N for other sizes)
       bomb                    gzip that unpacks to a thousand times its size, for ever
-      empty-bomb              gzip that unpacks to nothing, for ever
+      empty-bomb              gzip that unpacks to nothing, for ever (size=N: N bytes of it)
       tools                   some text and a tool to be called, as each API's documentation has it
       script-N                the bytes that were kept with PUT /_scripts/N, in the framing that the options say
 
@@ -138,7 +138,8 @@ def tokens(scenario: Scenario, messages: list[dict[str, Any]]) -> list[str]:
         return [json.dumps(messages, ensure_ascii=False)]
     if scenario.kind == "split-utf8-at":
         return ["a😀b"]
-    return counted(scenario.number if scenario.kind == "count" and scenario.number is not None else 10)
+    number = scenario.number if scenario.kind == "count" and scenario.number is not None else 10
+    return [f"{token:x<{scenario.integer('size')}}" for token in counted(number)]
 
 
 def after_prefix(whole: list[str], messages: list[dict[str, Any]]) -> list[str]:
@@ -593,8 +594,10 @@ class Call:
         respond(self.connection, self.scenario.integer("status", 302), b"", "text/plain", f"Location: {to}")
 
     def continue_for_ever(self) -> None:
-        while True:
-            self.connection.send(b"HTTP/1.1 100 Continue\r\n\r\n" * 2000)
+        again = b"HTTP/1.1 100 Continue\r\n\r\n" * 2000
+        for _ in range(self.scenario.integer("size", 1 << 62) // len(again)):
+            self.connection.send(again)
+        raise Cut
 
     def page(self) -> None:
         respond(self.connection, 200, PAGE, "text/html; charset=utf-8")
@@ -640,8 +643,11 @@ class Call:
     def empty_bomb(self) -> None:
         packer = zlib.compressobj(9, wbits=31)
         self.body.write(packer.compress(self.dialect.start(1)) + packer.flush(zlib.Z_FULL_FLUSH))
-        while True:
-            self.body.write(b"\0\0\0\xff\xff" * 13_000)  # stored blocks of nothing, RFC 1951 3.2.4
+        nothing = b"\0\0\0\xff\xff" * 13_000  # stored blocks, RFC 1951 3.2.4
+        for _ in range(self.scenario.integer("size", 1 << 62) // len(nothing)):
+            self.body.write(nothing)
+        self.body.end()
+        raise Cut
 
     def script(self) -> None:
         self.body.write(SCRIPTS[self.scenario.number or 0])
