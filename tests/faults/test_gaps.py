@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from tests.faults import LONG
 from tests.faults._streams import Watched, text_of, whole_text
 from tests.support.site import Client, Site, wait_until
 
+CHUNKS = 1_000_000 if LONG else 50_000
+LOGINS = 200 if LONG else 14
 UNRELATED = "openai/count-100000,delay=0.01"
 LIMIT = 0.6  # of seconds; 0.02 to 0.1 on a quiet machine, while the controls are at 1 and more
 
@@ -40,15 +43,15 @@ def models(*names: str) -> Callable[[Client], None]:
 
 
 def logins(client: Client) -> None:
-    """Forty try to sign in at once; who comes when too many wait is sent away."""
+    """Many try to sign in at once; who comes when too many wait is sent away."""
 
     def sign_in(number: int) -> int:
         return call(
             Client(client.url), "POST", "/api/auth/login", {"email": f"{number}@example.org", "password": "wrong"}
         )
 
-    with ThreadPoolExecutor(40) as pool:
-        assert set(pool.map(sign_in, range(40))) <= {401, 429, 503}
+    with ThreadPoolExecutor(LOGINS) as pool:
+        assert set(pool.map(sign_in, range(LOGINS))) <= {401, 429, 503}
 
 
 def long_answer(client: Client) -> None:
@@ -64,7 +67,7 @@ BURDENS: dict[str, Callable[[Client], None]] = {
     "a line of 64 MB": models("openai/huge-line", "ollama/huge-line"),
     "a bomb": models("openai/bomb", "ollama/empty-bomb,size=150000000"),
     "headers without an end": models("openai/continue-for-ever", "ollama/continue-for-ever"),
-    "a hundred thousand chunks of a byte": models("openai/count-500,block=1", "ollama/count-500,block=1"),
+    "chunks of a byte": models(f"openai/count-{CHUNKS // 150},block=1", f"ollama/count-{CHUNKS // 150},block=1"),
     "a rush of logins": logins,
     "an answer of a megabyte": long_answer,
 }
