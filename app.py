@@ -19,6 +19,7 @@ from chatapp.database import db
 from chatapp.errors import AppError, Overloaded
 from chatapp.eventlog import EventLog
 from chatapp.eventlog.sql import Store
+from chatapp.readers import Readers
 from chatapp.routes import _json, _stream
 from chatapp.runners import Runners
 from chatapp.services import Site
@@ -64,7 +65,8 @@ def assemble(app: Flask, settings: Settings) -> Site:
     bell = bells.load(settings)
     log = EventLog(Store(engine), bell)
     configured = providers.load(settings)
-    return Site(settings, engine, log, bell, configured, Runners(engine, log, bell, configured, settings))
+    runners = Runners(engine, log, bell, configured, settings)
+    return Site(settings, engine, log, bell, configured, runners, Readers(engine, bell, settings))
 
 
 def add_routes(app: Flask) -> None:

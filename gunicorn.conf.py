@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import mmap
 import os
 import resource
 import signal
 import socket
+import struct
 import time
 from typing import Any
 
@@ -25,6 +27,9 @@ settings = Settings.load()
 MAX_OPEN_FILES = 65_536
 FILES_BESIDE_STREAMS = 128  # database, listening sockets, the model APIs' idle connections
 LEAVING_SECONDS = 0.1  # for what looks at worker.alive
+REQUEST_SECONDS = 2.0  # for ordinary requests that were begun before the worker left
+RELOAD_SECONDS = 5.0  # within which a reload ends the workers that were there before
+WATCH_SECONDS = 0.25  # how often a worker looks whether its master lives
 LOADING_SECONDS = 15.0  # what the built-in model may take before the site is called ready without it
 DRAINED_BYTES, DRAIN_SECONDS = 4 * 1024 * 1024, 2.0
 
@@ -52,7 +57,7 @@ preload_app = False  # it would import the application before the worker's patch
 max_requests = 0  # with one worker a restart on count is an outage while long streams run
 
 timeout = 30  # seconds that one greenlet may hold a worker's loop before the worker is ended
-graceful_timeout = 8  # shorter than the 10 s that `docker stop` waits; streams are resumed elsewhere anyway
+graceful_timeout = int(settings.drain_seconds) + 4  # a worker drains and leaves by itself; then the master would end it
 keepalive = 2  # an idle kept connection counts as busy in a drain
 limit_request_line = 8190  # gunicorn's highest: the application itself refuses what is too long for it
 forwarded_allow_ips = "127.0.0.1,::1"
@@ -98,7 +103,16 @@ def is_worth_a_line(record: logging.LogRecord) -> bool:
 
 def on_starting(server: Any) -> None:
     server.log.error_log.addFilter(is_worth_a_line)
+    server.reloaded_at = mmap.mmap(-1, 8)  # monotonic seconds, which the workers see too
     server.local_model = local_model.start(settings)
+
+
+def on_reload(server: Any) -> None:
+    server.reloaded_at[:] = struct.pack("d", time.monotonic())
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    worker.reloaded_at = server.reloaded_at
 
 
 def post_worker_init(worker: Any) -> None:
@@ -107,10 +121,77 @@ def post_worker_init(worker: Any) -> None:
     # Ctrl-C reaches the whole group, and the master answers it by ending the workers: once is enough
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGQUIT, lambda *_: gevent.spawn(leave, worker))
+    # gunicorn's own way sees requests and no runners, and would be gone at once, or cut all after its time-out
+    signal.signal(signal.SIGTERM, lambda *_: gevent.spawn(drain, worker))
     site = worker.wsgi.extensions["chatapp"]
     site.open()
+    worker.open_requests, worker.draining = 0, False
+    worker.servers = keep_servers()
+    gevent.spawn(watch_master, worker)
     if worker.age == 1:
         gevent.spawn(say_ready, worker, site)
+
+
+def pre_request(worker: Any, request: Any) -> None:
+    worker.open_requests += 1
+
+
+def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
+    worker.open_requests -= 1
+
+
+def watch_master(worker: Any) -> None:
+    """Leave when the master was killed: the next one's workers take over what is running here."""
+    import gevent
+
+    while worker.ppid == os.getppid():
+        gevent.sleep(WATCH_SECONDS)
+    drain(worker, seconds=0)
+
+
+def keep_servers() -> list[Any]:
+    """Return a list in which gunicorn's servers will be; it keeps them to itself."""
+    from gunicorn.workers import ggevent
+
+    servers: list[Any] = []
+
+    class Server(ggevent.StreamServer):
+        def start(self) -> None:
+            super().start()
+            servers.append(self)
+
+    ggevent.StreamServer = Server
+    return servers
+
+
+def drain(worker: Any, seconds: float | None = None) -> None:
+    """End the worker so that nothing is lost: see `Site.close`.
+
+    In a reload, what comes from now on is left to the next worker, which listens to the same socket. Before an end there is
+    none: then those who come are answered for as long as answers may still run.
+    """
+    import gevent
+
+    if worker.draining:
+        return
+    worker.draining = True
+    site = worker.wsgi.extensions["chatapp"]
+    try:
+        if time.monotonic() - struct.unpack("d", worker.reloaded_at[:])[0] < RELOAD_SECONDS:
+            stop_accepting(worker)
+        site.close(settings.drain_seconds if seconds is None else seconds)
+        stop_accepting(worker)
+        gevent.sleep(LEAVING_SECONDS)  # for who was let in just now
+        deadline = time.monotonic() + REQUEST_SECONDS
+        while worker.open_requests and time.monotonic() < deadline:
+            gevent.sleep(0.02)
+    finally:
+        leave(worker)
+
+
+def stop_accepting(worker: Any) -> None:
+    for server in worker.servers:
+        server.stop_accepting()
 
 
 def leave(worker: Any) -> None:

@@ -17,7 +17,7 @@ LAYERS = [  # from the bottom to the top; a part may import what stands on a lin
     "database answer bells",
     "models eventlog caches providers dialects formats search commands",
     "runner",
-    "runners",
+    "runners readers",
     "services",
     "auth local_model",
     "routes cli migrations",
@@ -26,7 +26,7 @@ RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts.split(
 
 NOUNS = {"models", "schemas", "services"}  # a generation has a conversation; but nouns refer in one direction only
 NO_REQUEST = (
-    "errors services runner runners models eventlog bells caches providers dialects formats search commands "
+    "errors services runner runners readers models eventlog bells caches providers dialects formats search commands "
     "answer events"
 )
 PURE = "answer dialects events sse"

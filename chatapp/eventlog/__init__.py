@@ -22,6 +22,7 @@ from sqlalchemy import Connection
 
 from chatapp.bells import Bell
 from chatapp.errors import Overloaded
+from chatapp.eventlog._channel import Batch as Batch
 from chatapp.eventlog._channel import Channel, Channels, Tap
 from chatapp.events import Entry, Event
 

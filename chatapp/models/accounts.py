@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import ForeignKey, String, delete, select, update
+from sqlalchemy import Connection, ForeignKey, String, bindparam, delete, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from chatapp.database import Base, utcnow
 from chatapp.models._columns import Created, Id
+from chatapp.models._rows import made_of
 
 ADMIN = "admin"
 MEMBER = "user"
@@ -81,13 +82,31 @@ def is_empty(session: Session) -> bool:
     return session.scalar(select(User.id).where(User.email != BUILT_IN_EMAIL).limit(1)) is None
 
 
-def signed_in(session: Session, user_id: str, sign_in_id: str) -> User | None:
+def signed_in(connection: Connection, user_id: str, sign_in_id: str) -> User | None:
     """Return the user if they and this sign-in of theirs are still good."""
-    return session.scalar(
-        select(User)
-        .join(SignIn, SignIn.user_id == User.id)
-        .where(User.id == user_id, SignIn.id == sign_in_id, SignIn.revoked_at.is_(None), User.disabled_at.is_(None))
+    return made_of(User, connection.execute(SIGNED_IN, {"person": user_id, "sign_in": sign_in_id}).first())
+
+
+SIGNED_IN = (
+    select(User.__table__)
+    .join(SignIn, SignIn.user_id == User.id)
+    .where(
+        User.id == bindparam("person"),
+        SignIn.id == bindparam("sign_in"),
+        SignIn.revoked_at.is_(None),
+        User.disabled_at.is_(None),
     )
+)
+
+
+def still_signed_in(session: Session, sign_in_ids: set[str]) -> dict[str, str]:
+    """Return those of the sign-ins that are still good, and whose they are."""
+    rows = session.execute(
+        select(SignIn.id, SignIn.user_id)
+        .join(User, SignIn.user_id == User.id)
+        .where(SignIn.id.in_(sign_in_ids), SignIn.revoked_at.is_(None), User.disabled_at.is_(None))
+    )
+    return {row.id: row.user_id for row in rows}
 
 
 def revoke(session: Session, sign_in_id: str) -> None:

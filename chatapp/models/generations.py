@@ -12,7 +12,6 @@ from sqlalchemy import (
     Index,
     String,
     UniqueConstraint,
-    Update,
     bindparam,
     select,
     update,
@@ -21,6 +20,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from chatapp.database import Base, utcnow
 from chatapp.models._columns import Created, Id
+from chatapp.models._rows import made_of, setting
 from chatapp.models.conversations import Conversation, Message
 
 
@@ -49,17 +49,35 @@ class Generation(Base):
     ended_at: Mapped[datetime | None] = mapped_column(index=True)
 
 
-def owned(session: Session, generation_id: str, user_id: str) -> Generation | None:
+def owned(connection: Connection, generation_id: str, user_id: str) -> Generation | None:
     """Return the generation if its conversation is this user's."""
-    return session.scalar(
-        select(Generation)
+    return made_of(Generation, connection.execute(OWNED, {"of": generation_id, "whose": user_id}).first())
+
+
+OWNED = (
+    select(Generation.__table__)
+    .join(Conversation, Conversation.id == Generation.conversation_id)
+    .where(Generation.id == bindparam("of"), Conversation.user_id == bindparam("whose"))
+)
+
+
+def owners(session: Session, generation_ids: set[str]) -> dict[str, str]:
+    """Return whose conversations those generations are in; what was deleted is left out."""
+    rows = session.execute(
+        select(Generation.id, Conversation.user_id)
         .join(Conversation, Conversation.id == Generation.conversation_id)
-        .where(Generation.id == generation_id, Conversation.user_id == user_id)
+        .where(Generation.id.in_(generation_ids))
     )
+    return {row.id: row.user_id for row in rows}
 
 
-def by_key(session: Session, user_id: str, key: str) -> Generation | None:
-    return session.scalar(select(Generation).where(Generation.user_id == user_id, Generation.idempotency_key == key))
+def by_key(connection: Connection, user_id: str, key: str) -> Generation | None:
+    return made_of(Generation, connection.execute(BY_KEY, {"whose": user_id, "named": key}).first())
+
+
+BY_KEY = select(Generation.__table__).where(
+    Generation.user_id == bindparam("whose"), Generation.idempotency_key == bindparam("named")
+)
 
 
 def running(session: Session, conversation_id: str) -> list[Generation]:
@@ -110,11 +128,6 @@ def finish(connection: Connection, generation_id: str, message_id: str, values: 
 def sew(connection: Connection, generation_id: str, seams: list[int]) -> None:
     """Store where an answer was gone on with."""
     connection.execute(SEW, {"of": generation_id, "seams": seams})
-
-
-def setting(table: Any, *columns: str) -> Update:
-    """Return an update of one row, made once: to build it takes longer than to run it."""
-    return update(table).where(table.c.id == bindparam("of")).values({name: bindparam(name) for name in columns})
 
 
 MESSAGES, GENERATIONS = Message.__table__, Generation.__table__

@@ -7,10 +7,10 @@ own error event.
 from __future__ import annotations
 
 import logging
-import socket
+import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -22,22 +22,24 @@ import chatapp.dialects
 from chatapp import auth, registry, sse
 from chatapp.answer import FAILED, INTERRUPTED, RUNNING, fold
 from chatapp.database import db
-from chatapp.dialects import START, Cursor, Dialect, parse_cursor, wire
+from chatapp.dialects import START, Cursor, Dialect, Encoder, parse_cursor, wire
 from chatapp.errors import AppError, NotFound, Overloaded, Unauthorized
 from chatapp.eventlog import EventLog, Head, LogExpired, LogGone
 from chatapp.events import Entry, Event, Failed, Finished, Reasoning, Sources, Started, Token, Usage
 from chatapp.models.conversations import Message
 from chatapp.models.generations import Generation
+from chatapp.readers import Reader
+from chatapp.routes import _outlet
+from chatapp.routes._outlet import Gzip, Outlet
 from chatapp.schemas.conversations import Message as MessageSchema
 from chatapp.services import Site, site
-from chatapp.services.generations import Access
 
 logger = logging.getLogger(__name__)
 
 DIALECTS: dict[str, Dialect] = registry.load(chatapp.dialects)  # type: ignore[assignment]
 RETRY_MS = 3000
-TICK_SECONDS = 1.0  # how often a silent stream looks at its clock
-RIGHTS_SECONDS = 5.0  # how long someone who lost the right to read may still read
+SOON_MS = (200, 700)  # when to come back to a site that is being restarted: not all at once
+TICK_SECONDS = 1.0  # how often a stream without an outlet looks whether it may go on
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}  # nginx buffers unless told not to
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -70,46 +72,78 @@ def seen_generation() -> str | None:
     return str(UUID(cursor.generation)) if cursor is not None and cursor.generation else None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Stream:
     """One reader's view of one log, in one dialect."""
 
     site: Site
-    access: Access
+    generation_id: str
     dialect: Dialect
     cursor: Cursor
     prefix: str
     opening: bytes = b""  # sent before the log's own frames
+    outlet: Outlet | None = None
+    encoder: Encoder = field(init=False)
+    reader: Reader = field(init=False)
+
+    def join(self, user_id: str, sign_in_id: str | None) -> None:
+        """Be counted as one who reads. Raises RateLimited, Overloaded."""
+        self.encoder = self.dialect.Encoder()
+        self.reader = self.site.readers.join(user_id, sign_in_id, self.generation_id, self.wake)
+
+    def wake(self) -> None:
+        if self.outlet is not None:
+            self.outlet.wake()
+
+    def make(self, entries: Sequence[Entry]) -> bytes:
+        """Return the bytes of what comes after what was sent to this reader; of any cursor's, if they are alike."""
+        return wire(self.encoder, entries, prefix=self.prefix)
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield bytes: one block per wake-up, a comment in silence, and an error event where it must end early."""
-        yield sse.retry(RETRY_MS) + self.opening
         try:
+            yield sse.retry(RETRY_MS) + self.opening
             yield from self._follow()
         except LogGone:
             yield self._failure(NotFound("This conversation was deleted."))
         except (LogExpired, DBAPIError, Overloaded):
-            logger.exception("generation %s: a reader has to come again", self.access.generation_id)
+            logger.exception("generation %s: a reader has to come again", self.generation_id)
             yield self._failure(Overloaded("The stream broke off. It goes on in a moment."))
+        except OSError:
+            raise  # of the reader's socket, which gunicorn knows how to end
         except Exception:
-            logger.exception("generation %s: a stream failed", self.access.generation_id)
+            logger.exception("generation %s: a stream failed", self.generation_id)
             yield self._failure(AppError())
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        self.site.readers.leave(self.reader)
+        if self.outlet is not None:
+            self.outlet.close()
+            self.outlet = None
 
     def _follow(self) -> Iterator[bytes]:
-        encoder = self.dialect.Encoder()
         heartbeat = self.site.settings.heartbeat_seconds
         after = 0 if self.dialect.COUNTS else self.cursor.after
-        said_at = checked_at = time.monotonic()
-        generation_id = self.access.generation_id
-        for batch in self.site.log.follow(generation_id, after, heartbeat_seconds=min(heartbeat, TICK_SECONDS)):
-            now = time.monotonic()
-            if now - checked_at >= RIGHTS_SECONDS:
-                checked_at = now
-                if not self.access.allowed(self.site.engine):
-                    yield self._failure(Unauthorized("You may not read this any longer."))
+        # who reads from the middle of an event, or counts, gets bytes of its own
+        tap = None if self.dialect.COUNTS or self.cursor.part else self.outlet
+        pause = min(heartbeat, TICK_SECONDS) if tap is None else heartbeat
+        said_at = time.monotonic()
+        for batch in self.site.log.follow(self.generation_id, after, heartbeat_seconds=pause, tap=tap):
+            if self.outlet is not None:
+                if self.outlet.gone:
                     return
-            data = wire(encoder, batch, cursor=self.cursor, prefix=self.prefix)
-            if not data and now - said_at >= heartbeat - 0.001:
+                self.outlet.flush()
+            if not self.reader.allowed:
+                yield self._failure(Unauthorized("You may not read this any longer."))
+                return
+            if self.site.readers.closing and not batch:
+                yield come_back_soon()
+                return
+            data = wire(self.encoder, batch, cursor=self.cursor, prefix=self.prefix)
+            now = time.monotonic()
+            if not data and now - max(said_at, self.outlet.sent_at if self.outlet else 0.0) >= heartbeat - 0.001:
                 data = sse.comment()
             if data:
                 said_at = now
@@ -119,6 +153,10 @@ class Stream:
         return failure(self.dialect, error)
 
 
+def come_back_soon() -> bytes:
+    return sse.retry(random.randint(*SOON_MS))
+
+
 def follow(generation: Generation, dialect: str, *, named_by_url: bool) -> Response:
     """Return the stream of *generation* from the reader's cursor on; 204 where the cursor is at the end.
 
@@ -126,6 +164,8 @@ def follow(generation: Generation, dialect: str, *, named_by_url: bool) -> Respo
     log counts as none.
     """
     parts, speaker = site(), DIALECTS[dialect]
+    if parts.readers.closing:
+        return respond(iter([come_back_soon()]))
     head = parts.log.head(generation.id)
     if head is None:
         raise NotFound
@@ -133,17 +173,18 @@ def follow(generation: Generation, dialect: str, *, named_by_url: bool) -> Respo
     cursor = given_cursor(generation, named_by_url=named_by_url)
     if cursor is not None and head.ended and cursor == Cursor(head.last_seq, 0, cursor.generation):
         return Response(status=204)
-    access = Access(generation.user_id, auth.sign_in_id(), generation.id)
     unknown = cursor is not None and cursor.seq > head.last_seq
     if head.expired:
         return respond(replay(stored(generation), head, speaker, prefix=prefix))
+    opening = b""
     if unknown and hasattr(speaker, "reset"):
         opening, cursor = caught_up(parts.log, generation, speaker, prefix)
-        stream = Stream(parts, access, speaker, cursor, prefix, opening)
-    else:
-        stream = Stream(parts, access, speaker, START if unknown or cursor is None else cursor, prefix)
+    elif unknown or cursor is None:
+        cursor = START
+    stream = Stream(parts, generation.id, speaker, cursor, prefix, opening)
+    stream.join(generation.user_id, auth.sign_in_id())
     db.session.remove()  # a stream holds no connection
-    return respond(iter(stream))
+    return respond_live(stream)
 
 
 def given_cursor(generation: Generation, *, named_by_url: bool) -> Cursor | None:
@@ -198,14 +239,30 @@ def stored(generation: Generation) -> Message:
     return message
 
 
+def respond_live(stream: Stream) -> Response:
+    """Return *stream* as a response, compressed where the client asks for it, each block readable when it comes."""
+    pack = Gzip() if request.accept_encodings.quality("gzip") else None
+    form = (stream.dialect, stream.prefix)
+    stream.outlet = _outlet.open(request.environ, form=form, make=stream.make, pack=pack)
+    response = respond(iter(stream) if pack is None else packed(stream, pack))
+    response.call_on_close(stream.close)
+    if pack is not None:
+        response.headers["Content-Encoding"] = "gzip"
+        response.headers["Vary"] = "Accept-Encoding"
+    return response
+
+
+def packed(stream: Stream, pack: Gzip) -> Iterator[bytes]:
+    for block in stream:
+        yield pack(block)
+    yield pack.end()
+
+
 def respond(body: Iterator[bytes]) -> Response:
     """Return an event stream whose socket lets go of a reader that takes nothing, or whose network is gone."""
     client = request.environ.get("gunicorn.socket")
     if client is not None:
-        seconds = site().settings.send_timeout_seconds
-        client.settimeout(seconds)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
+        _outlet.prepare(client, send_timeout_seconds=site().settings.send_timeout_seconds)
     return Response(body, mimetype="text/event-stream", headers=HEADERS, direct_passthrough=True)
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 from chatapp.bells import Bell
 from chatapp.eventlog import EventLog
 from chatapp.providers import Model, Provider
+from chatapp.readers import Readers
 from chatapp.runners import Runners
 from chatapp.settings import Settings
 
@@ -29,15 +30,17 @@ class Site:
     bell: Bell
     providers: Mapping[str, Provider]
     runners: Runners
+    readers: Readers
 
     def open(self) -> None:
         """Begin the work that no request asks for: leases, orphaned answers, sweeping, hearing other processes."""
         self.bell.open()
         self.runners.keep()
 
-    def close(self) -> None:
-        """Begin nothing more, let what runs end or go on elsewhere, and let the readers go. Waits; see `Runners.drain`."""
-        self.runners.drain(self.settings.drain_seconds)
+    def close(self, seconds: float) -> None:
+        """Begin nothing more, let what runs end within *seconds* or go on elsewhere, and let the readers go."""
+        self.runners.drain(seconds)
+        self.readers.close()
         self.bell.close()
 
     def models(self) -> list[Model]:

@@ -5,25 +5,27 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import gevent
-from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from chatapp import failpoints
 from chatapp.answer import FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED
-from chatapp.database import db, exclusively, session_of, utcnow, writing
+from chatapp.database import connected, db, exclusively, utcnow, writing
 from chatapp.errors import Conflict, NotFound, Overloaded, RateLimited, SessionExpired, of_answer
 from chatapp.eventlog import LeaseLost, LogExpired, LogGone
 from chatapp.events import Event, Reasoning, Started, Status, Token
-from chatapp.models import accounts, conversations, generations
+from chatapp.models import conversations, generations
+from chatapp.models._columns import new_id
+from chatapp.models._rows import change_row, insert_row
 from chatapp.models.accounts import User
 from chatapp.models.conversations import ASSISTANT, USER, Conversation, Message
 from chatapp.models.generations import Generation
+from chatapp.runner import Job
+from chatapp.runners import new_job
 from chatapp.services import conversations as talks
 from chatapp.services import models, site
 
@@ -33,38 +35,27 @@ GONE = "There is no such answer."
 Find = Callable[[Session], tuple[Conversation, Message]]
 
 
-@dataclass(frozen=True)
-class Access:
-    """Whose eyes a stream is for: asked again while it runs, without a request and without keeping a connection."""
-
-    user_id: str
-    sign_in_id: str | None  # None where nobody signs in
-    generation_id: str
-
-    def allowed(self, engine: Engine) -> bool:
-        """Say whether this reader may still read this answer."""
-        with session_of(engine) as session:
-            if self.sign_in_id and accounts.signed_in(session, self.user_id, self.sign_in_id) is None:
-                return False
-            return generations.owned(session, self.generation_id, self.user_id) is not None
-
-
 def start(
     user: User, prompt: str, *, reference: str | None, model: str | None, key: str | None, field: str
-) -> Generation:
+) -> tuple[Generation, str]:
     """Store the question in the conversation that *reference* names, and begin its answer.
 
-    The same *key* of the same user gives the same generation. *field* names the prompt in errors. Raises
-    ValidationFailed.
+    Returns it, and what the client calls the conversation. The same *key* of the same user gives the same generation.
+    *field* names the prompt in errors. Raises ValidationFailed.
     """
+    resolved: Conversation | None = None
 
     def question(session: Session) -> tuple[Conversation, Message]:
-        conversation = talks.resolve(session, user, reference)
-        return conversation, talks.ask(session, conversation, prompt, parent_id=conversation.leaf_id)
+        nonlocal resolved
+        resolved = talks.resolve(session, user, reference)
+        return resolved, talks.asked(resolved, prompt, parent_id=resolved.leaf_id)
 
     prompt = talks.checked(prompt, field=field)
-    known = talks.find(db.session(), user, reference) if reference else None
-    return begin(user, question, model=model, key=key, usual=known.model if known else None)
+    known = talks.find(db.session(), user, reference) if reference and not model else None
+    generation = begin(user, question, model=model, key=key, usual=known.model if known else None)
+    if resolved is None or resolved.id != generation.conversation_id:  # begun before, with the same key
+        return generation, reference_of(user, generation, reference)
+    return generation, reference or resolved.id
 
 
 def start_in(
@@ -80,10 +71,10 @@ def start_in(
             conversation = talks.add(session, user, conversation_id=conversation_id)
         elif conversation.user_id != user.id:
             raise NotFound(talks.GONE)
-        return conversation, talks.ask(session, conversation, prompt, parent_id=conversation.leaf_id)
+        return conversation, talks.asked(conversation, prompt, parent_id=conversation.leaf_id)
 
     prompt = talks.checked(prompt, field="message")
-    known = talks.find(db.session(), user, conversation_id) if conversation_id else None
+    known = talks.find(db.session(), user, conversation_id) if conversation_id and not model else None
     usual = known.model if known else None
     return begin(user, question, model=model, key=key, usual=usual, model_field="model", **params)
 
@@ -109,7 +100,7 @@ def edit(user: User, message_id: str, content: str, *, model: str | None, key: s
         if message.role != USER:
             raise Conflict("Only a question can be edited.")
         conversation = talks.owned(session, user, message.conversation_id)
-        return conversation, talks.ask(session, conversation, content, parent_id=message.parent_id)
+        return conversation, talks.asked(conversation, content, parent_id=message.parent_id)
 
     content = talks.checked(content, field="content")
     return begin(user, question, model=model, key=key, usual=model_around(user, message_id))
@@ -190,7 +181,10 @@ def open_session(user: User, session_id: str, *, seen: int) -> Generation:
 def owned(user: User, generation_id: str) -> Generation:
     """Return the user's generation. Raises NotFound."""
     name = generation_id.lower()
-    generation = generations.owned(db.session(), name, user.id) if talks.is_uuid(name) else None
+    if not talks.is_uuid(name):
+        raise NotFound(GONE)
+    with connected(db.engine) as connection:
+        generation = generations.owned(connection, name, user.id)
     if generation is None:
         raise NotFound(GONE)
     return generation
@@ -240,29 +234,34 @@ def begin(
     Where no *model* is named, the one that is *usual* in the conversation is asked.
     """
     parts = site()
-    existing = generations.by_key(db.session(), user.id, key) if key else None
+    existing = begun(db.session(), user, key)
+    db.session.commit()  # no connection is held while model servers are asked
     if existing is not None:
         return existing
-    db.session.commit()  # no connection is held while model servers are asked
     model_id = models.resolve(parts, model, usual=usual, field=model_field)
     owner = parts.runners.enter()
     try:
         with writing() as session:
-            existing = generations.by_key(session, user.id, key) if key else None
+            existing = begun(session, user, key)
             if existing is not None:
                 return existing
             conversation, asked = question(session)
-            generation = add(session, user, conversation, asked, owner, model_id=model_id, key=key, params=params)
+            generation, job = add(session, user, conversation, asked, owner, model_id=model_id, key=key, params=params)
     except IntegrityError:
-        existing = generations.by_key(db.session(), user.id, key) if key else None
+        existing = begun(db.session(), user, key)
         if existing is None:
             raise
         return existing
     except LeaseLost as error:  # this process was paused for so long that others took over
         raise Overloaded from error
     failpoints.reach("question-committed")
-    parts.runners.start(generation.id)
+    parts.runners.start(generation.id, job)
     return generation
+
+
+def begun(session: Session, user: User, key: str | None) -> Generation | None:
+    """Return what the user began with this key."""
+    return generations.by_key(session.connection(), user.id, key) if key else None
 
 
 def add(
@@ -275,10 +274,11 @@ def add(
     model_id: str,
     key: str | None,
     params: dict[str, Any],
-) -> Generation:
+) -> tuple[Generation, Job | None]:
     """Store the generation, the place of its answer and its log: one transaction, or nothing.
 
-    *asked* is the question, or an answer that is gone on with: then the log begins with what it says.
+    *asked* is the question, stored or not, or an answer that is gone on with: then the log begins with what it says, and
+    there is no job, since the runner has to read that.
     """
     parts, generation_id = site(), str(uuid.uuid4())
     said: list[Event] = []
@@ -289,19 +289,9 @@ def add(
         seams = [*(asked.details or {}).get("seams", []), len(asked.content)]
         asked.status, asked.generation_id, asked.model = RUNNING, generation_id, model_id
         asked.finish_reason = asked.error = None
-        conversation.updated_at = utcnow()
+        change_row(session, conversation, model=model_id, updated_at=utcnow())
     else:
-        place = Message(
-            role=ASSISTANT,
-            parent_id=asked.id,
-            status=RUNNING,
-            model=model_id,
-            generation_id=generation_id,
-            content="",
-            reasoning="",
-        )
-        conversations.add_message(session, conversation, place)
-    conversation.model = model_id
+        place = place_after(session, conversation, asked, generation_id, model_id)
     settings = parts.settings
     defaults = {"system_prompt": settings.system_prompt, "max_tokens": settings.max_answer_tokens}
     generation = Generation(
@@ -316,9 +306,26 @@ def add(
         idempotency_key=key,
         expires_at=utcnow() + timedelta(seconds=settings.session_seconds),
     )
-    session.add(generation)
+    insert_row(session, generation)
     parts.log.create(generation.id, owner=owner, session=session, events=said)
-    return generation
+    if said:
+        return generation, None
+    return generation, new_job(session, generation, place, asked)
+
+
+def place_after(
+    session: Session, conversation: Conversation, asked: Message, generation_id: str, model_id: str
+) -> Message:
+    """Store the place of the answer to *asked*, and *asked* itself if it is not stored yet; return the place."""
+    place = Message(role=ASSISTANT, status=RUNNING, model=model_id, generation_id=generation_id)
+    if asked.id is not None:
+        place.parent_id = asked.id
+        conversations.add_messages(session, conversation, [place], model=model_id)
+        return place
+    asked.id = place.parent_id = new_id()
+    title = talks.title_after(conversation, asked)
+    conversations.add_messages(session, conversation, [asked, place], model=model_id, title=title)
+    return place
 
 
 def told_so_far(message: Message, generation_id: str, model_id: str) -> list[Event]:

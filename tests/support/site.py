@@ -156,6 +156,7 @@ class Client:
         self.refresh_token = ""
         self.http = requests.Session()
         self.http.trust_env = False
+        self.http.headers["Accept-Encoding"] = "identity"  # streams are read raw
 
     def sign(self, body: dict[str, Any]) -> None:
         self.user, self.refresh_token = body["user"], body["refresh_token"]
