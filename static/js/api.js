@@ -4,15 +4,19 @@
  * renews it once, for all calls that wait for it together, and is then repeated.
  */
 
+const PATIENCE_MS = 60_000; // how long a server that is away is waited for
+const LONGEST_PAUSE_MS = 8000;
+
 /** An answer of the server that is not 2xx, or none at all (status 0, code `offline`). */
 export class ApiError extends Error {
-  /** @param {number} status @param {{code?: string, message?: string, fields?: object, tries_left?: number}} error */
-  constructor(status, error) {
+  /** @param {number} status @param {{code?: string, message?: string, fields?: object, tries_left?: number}} error @param {number?} [retryAfter] seconds */
+  constructor(status, error, retryAfter = null) {
     super(error.message || "The server gave an answer that this page does not understand.");
     this.status = status;
     this.code = error.code || "unknown";
     this.fields = error.fields;
     this.triesLeft = error.tries_left;
+    this.retryAfter = retryAfter;
   }
 
   /** True where the same request may go through later. */
@@ -46,9 +50,12 @@ async function once(method, path, body, { signal, csrf = "csrf_access_token" } =
   }
   if (response.status === 204) return null;
   const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new ApiError(response.status, answer.error ?? {});
+  if (!response.ok) throw new ApiError(response.status, answer.error ?? {}, secondsIn(response.headers.get("Retry-After")));
   return answer;
 }
+
+/** What a Retry-After header says; the form with a date is not used here. @param {string?} header */
+const secondsIn = (header) => (/^\d{1,4}$/.test(header ?? "") ? Number(header) : null);
 
 /** @type {Promise<boolean> | null} */
 let renewal = null;
@@ -93,21 +100,35 @@ async function call(method, path, body, options) {
 }
 
 /**
- * As `call`, again and again with growing pauses while the server is away, *tries* times.
- * @param {string} method @param {string} path @param {object} [body] @param {{tries?: number, signal?: AbortSignal}} [options]
+ * As `call`, again and again while the server is away: at the time that it asks for, else at growing distances. The last
+ * error is thrown when the next try would come later than *patience* milliseconds after the first.
+ * @param {string} method @param {string} path @param {object} [body]
+ * @param {{patience?: number, onWait?: (error: ApiError) => void, signal?: AbortSignal}} [options] onWait: it is away, and waited for
  */
-async function persistent(method, path, body = {}, { tries = 6, ...options } = {}) {
+async function persistent(method, path, body = {}, { patience = PATIENCE_MS, onWait, ...options } = {}) {
+  const until = Date.now() + patience;
   for (let attempt = 1; ; attempt++) {
     try {
       return await call(method, path, body, options);
     } catch (error) {
-      if (!(error instanceof ApiError) || !error.transient || attempt === tries) throw error;
-      await new Promise((resolve) => setTimeout(resolve, Math.min(8000, 250 * 2 ** attempt) * (0.75 + Math.random() / 2)));
+      if (!(error instanceof ApiError) || !error.transient) throw error;
+      const pause = pauseBefore(attempt, error.retryAfter);
+      if (Date.now() + pause > until) throw error;
+      onWait?.(error);
+      await new Promise((resolve) => setTimeout(resolve, pause));
     }
   }
 }
 
+/** Milliseconds; never sooner than the server wants, and not all pages at once. @param {number} attempt @param {number?} retryAfter seconds */
+function pauseBefore(attempt, retryAfter) {
+  if (retryAfter) return retryAfter * 1000 * (1 + Math.random() / 4);
+  return Math.min(LONGEST_PAUSE_MS, 250 * 2 ** attempt) * (0.75 + Math.random() / 2);
+}
+
 const id = encodeURIComponent;
+
+/** @typedef {(error: ApiError) => void} OnWait */
 
 export const api = {
   models: () => call("GET", "/api/models"),
@@ -120,13 +141,15 @@ export const api = {
   remove: (/** @type {string} */ key) => call("DELETE", `/api/chat/conversations/${id(key)}`),
   stop: (/** @type {string} */ key) => persistent("POST", `/api/chat/conversations/${id(key)}/stop`),
   // These carry a requestId: made twice, they are done once.
-  start: (/** @type {object} */ body) => persistent("POST", "/api/chat/start", body),
-  regenerate: (/** @type {string} */ message, /** @type {object} */ body) =>
-    persistent("POST", `/api/chat/messages/${id(message)}/regenerate`, body),
-  edit: (/** @type {string} */ message, /** @type {object} */ body) =>
-    persistent("PATCH", `/api/chat/messages/${id(message)}`, body),
+  start: (/** @type {object} */ body, /** @type {OnWait} */ onWait) => persistent("POST", "/api/chat/start", body, { onWait }),
+  regenerate: (/** @type {string} */ message, /** @type {object} */ body, /** @type {OnWait} */ onWait) =>
+    persistent("POST", `/api/chat/messages/${id(message)}/regenerate`, body, { onWait }),
+  goOn: (/** @type {string} */ message, /** @type {object} */ body, /** @type {OnWait} */ onWait) =>
+    persistent("POST", `/api/chat/messages/${id(message)}/continue`, body, { onWait }),
+  edit: (/** @type {string} */ message, /** @type {object} */ body, /** @type {OnWait} */ onWait) =>
+    persistent("PATCH", `/api/chat/messages/${id(message)}`, body, { onWait }),
   whole: (/** @type {object} */ body, /** @type {AbortSignal} */ signal) =>
-    persistent("POST", "/api/v1/ai/chat", body, { tries: 20, signal }),
+    persistent("POST", "/api/v1/ai/chat", body, { patience: 3 * PATIENCE_MS, signal }),
   logout: () => call("POST", "/api/auth/logout", {}),
   login: (/** @type {object} */ body) => once("POST", "/api/auth/login", body),
   register: (/** @type {object} */ body) => once("POST", "/api/auth/register", body),

@@ -13,9 +13,11 @@ import { branch, newestLeaf, siblings } from "./elements/chat-thread.js";
 const FRESH_MS = 15_000; // a list older than this is asked for again when the page is looked at
 const OTHERS_MS = 5000; // how late the list may learn that another answer has ended
 const POLL_MS = 1500;
+const GOING_ON = "Going on where the answer broke off…";
 
 /** @typedef {Record<string, any>} Message */
-/** @typedef {{message: Message, request: Record<string, any>?, answer: import("./answer.js").Answer, stream: AnswerStream | null, abort: AbortController}} Following */
+/** @typedef {import("./answer.js").Answer} Answer */
+/** What is followed; `had` is what was shown of it already. @typedef {{message: Message, request: Record<string, any>?, answer: Answer, had: Answer, stream: AnswerStream | null, abort: AbortController}} Following */
 
 const boot = JSON.parse(document.getElementById("boot")?.textContent ?? "{}");
 const site = document.body.dataset.site ?? "";
@@ -95,7 +97,7 @@ async function reload({ first = false } = {}) {
 
 /** Whether *conversation* is what is shown already. @param {Record<string, any>} conversation */
 function sameAs({ leaf_id, messages }) {
-  const same = ({ id, status }) => shown.messages.get(id)?.status === status;
+  const same = ({ id, status, generation_id }) => shown.messages.get(id)?.status === status && shown.messages.get(id)?.generation_id === generation_id;
   return leaf_id === shown.leaf && messages.length === shown.messages.size && messages.every(same);
 }
 
@@ -114,7 +116,7 @@ function failedToOpen(error) {
 function follow(message, request) {
   unfollow();
   const answer = fromMessage({ ...message, content: "", reasoning: "" }); // the stream begins with the first word
-  following = { message, request, answer, stream: null, abort: new AbortController() };
+  following = { message, request, answer, had: fromMessage(message), stream: null, abort: new AbortController() };
   composer.running = true;
   sidebar.update({ id: /** @type {string} */ (shown.id), running: true });
   if (composer.streaming && "EventSource" in window) byStream(following);
@@ -133,10 +135,18 @@ function take(mine, events) {
   if (mine !== following) return;
   const answer = fold(events, mine.answer);
   mine.answer = answer;
-  const { text, status, phase, reasoning, sources, usage, finish_reason, error, metadata, model } = answer;
+  const seen = notLess(answer, mine.had);
+  const { text, status, phase, reasoning, sources, usage, finish_reason, error, metadata, model } = seen;
   Object.assign(mine.message, { content: text, status, phase, reasoning, sources, usage, finish_reason, error, metadata, model });
-  thread.turnOf(mine.message.id)?.show(answer);
+  thread.turnOf(mine.message.id)?.show(seen);
   if (isTerminal(answer)) ended(mine);
+}
+
+/** The *answer*, but nothing that was shown already is taken back while its log is still being told. @param {Answer} answer @param {Answer} had @returns {Answer} */
+function notLess(answer, had) {
+  if (isTerminal(answer)) return answer;
+  const longer = (/** @type {"text" | "reasoning"} */ part) => (answer[part].length < had[part].length ? had[part] : answer[part]);
+  return { ...answer, text: longer("text"), reasoning: longer("reasoning"), phase: answer.text.length < had.text.length ? had.phase : answer.phase };
 }
 
 /** @param {Following} mine */
@@ -206,6 +216,7 @@ async function stored(mine) {
 async function settleWith(mine) {
   const message = await stored(mine).catch(() => null);
   if (mine !== following) return;
+  if (message?.status === "running") return follow(Object.assign(mine.message, message), null); // somebody goes on with it
   if (message) return finish(mine, message);
   unfollow();
   composer.running = false;
@@ -232,7 +243,8 @@ async function ask(prompt) {
   const request = { message: prompt, model: composer.modelId ?? undefined, requestId: uuid() };
   const now = new Date().toISOString();
   const question = { id: `asking-${request.requestId}`, parent_id: shown.leaf, role: "user", content: prompt, status: "finished", created_at: now };
-  await begin(request, question, () => api.start({ modelId: request.model, prompt, chatId: shown.id ?? undefined, requestId: request.requestId }));
+  const body = { modelId: request.model, prompt, chatId: shown.id ?? undefined, requestId: request.requestId };
+  await begin(request, question, () => api.start(body, awaited));
 }
 
 /** @param {string} id a question or an answer @returns {Promise<void>} */
@@ -241,7 +253,7 @@ async function regenerate(id) {
   const question = message?.role === "user" ? message : shown.messages.get(message?.parent_id ?? "");
   if (!question || busy()) return;
   const request = { message: question.content, model: composer.modelId ?? undefined, requestId: uuid() };
-  await begin(request, question, () => api.regenerate(id, { modelId: request.model, requestId: request.requestId }));
+  await begin(request, question, () => api.regenerate(id, { modelId: request.model, requestId: request.requestId }, awaited));
 }
 
 /** @param {string} id @param {string} content */
@@ -250,7 +262,52 @@ async function edit(id, content) {
   if (!old || busy()) return;
   const request = { message: content, model: composer.modelId ?? undefined, requestId: uuid() };
   const question = { ...old, id: `asking-${request.requestId}`, content };
-  await begin(request, question, () => api.edit(id, { content, modelId: request.model, requestId: request.requestId }));
+  await begin(request, question, () => api.edit(id, { content, modelId: request.model, requestId: request.requestId }, awaited));
+}
+
+/** Go on with an answer that broke off: it grows where it stands. @param {string} id @returns {Promise<void>} */
+async function goOn(id) {
+  const message = shown.messages.get(id);
+  if (!message || busy()) return;
+  const { key } = shown;
+  const before = { ...message };
+  const question = shown.messages.get(message.parent_id ?? "");
+  const model = composer.has(message.model) ? message.model : composer.modelId; // another one only where that is no more
+  const request = { message: question?.content ?? "", model: model ?? undefined, requestId: uuid() };
+  const last = thread.lastElementChild === thread.turnOf(id);
+  stopWanted = false;
+  starting++;
+  Object.assign(message, { status: "running", phase: GOING_ON, finish_reason: null, error: null });
+  draw();
+  composer.running = true;
+  composer.keepFocus();
+  if (last) thread.follow();
+  let begun;
+  try {
+    begun = await api.goOn(id, { modelId: request.model, requestId: request.requestId }, (error) => awaited(error, "The answer goes on in a moment."));
+  } catch (error) {
+    if (key !== shown.key) return;
+    Object.assign(message, before);
+    draw();
+    composer.holdNext();
+    composer.running = false;
+    composer.hint(error instanceof ApiError ? fieldsOf(error) : String(error));
+    if (error instanceof ApiError && error.status === 409) setTimeout(reload); // somebody else was sooner
+    return;
+  } finally {
+    starting--;
+  }
+  if (key !== shown.key) return refreshList();
+  composer.hint("");
+  message.generation_id = begun.generationId;
+  follow(message, request);
+  if (stopWanted) stop();
+}
+
+/** Say that the site is away, and what happens when it is back. @param {ApiError} error @param {string} then */
+function awaited(error, then = "Your question is sent in a moment.") {
+  const why = error.code === "unknown" ? "The site cannot be reached." : error.message.split(/(?<=\.) /)[0];
+  composer.hint(`${why} ${then}`);
 }
 
 /** Whether an answer is being written here, which is then said. */
@@ -275,6 +332,7 @@ async function begin(request, question, start) {
   shown.leaf = waiting.id;
   draw();
   composer.running = true;
+  composer.keepFocus();
   thread.follow();
   let begun;
   try {
@@ -294,6 +352,7 @@ async function begin(request, question, start) {
     starting--;
   }
   if (key !== shown.key) return refreshList();
+  composer.hint("");
   adopt(begun, question, waiting);
   follow(waiting, request);
   draw();
@@ -377,6 +436,7 @@ on("chat-stop", stop);
 on("chat-try-now", () => following?.stream?.retryNow());
 on("chat-act", ({ act, id, step, content }) => {
   if (act === "regenerate") regenerate(id);
+  else if (act === "continue") goOn(id);
   else if (act === "turn-to") turnPage(id, step);
   else if (act === "edit") edit(id, content);
 });

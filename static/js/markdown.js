@@ -319,10 +319,15 @@ export class MarkdownView {
   /** Show *text*, which is usually the last one and more. @param {string} text @param {boolean} [growing] */
   update(text, growing = false) {
     const source = text.includes("\r") ? text.replace(/\r\n?/g, "\n") : text;
-    if (this.#final && source === this.#shown) return;
+    if (this.#final && source === this.#shown) {
+      this.#caret.remove();
+      if (growing) this.#place(); // it goes on in a moment; until then it stays as it is
+      return;
+    }
     // A reference may be defined after it was used: only the whole text knows.
     const late = !growing && Object.keys(this.#links).length > 0;
-    if (this.#final || late || !source.startsWith(this.#shown)) this.#clear();
+    if (late || !source.startsWith(this.#shown) || (this.#final && Object.keys(this.#links).length)) this.#clear();
+    else if (this.#final) this.#reopen();
     [this.#shown, this.#final] = [source, !growing];
     this.#caret.remove();
     const open = source.slice(this.#doneChars);
@@ -348,6 +353,11 @@ export class MarkdownView {
     if (!codes.length) return;
     const { highlight } = await import("./highlight.js");
     for (const code of codes) highlight(code);
+  }
+
+  /** What was whole grows after all: its last block is made anew, in the same frame; the others stay as they are. */
+  #reopen() {
+    for (const node of [...this.#root.childNodes].slice(this.#doneNodes)) node.remove();
   }
 
   #clear() {

@@ -31,6 +31,7 @@ class Chat:
     def __init__(self, page: Page, site: Site) -> None:
         self.page = page
         self.url = site.url
+        self.provider = "openai"
 
     def open(self, path: str = "/", *, model: str = "count-20") -> Chat:
         """Go to a page where *model*, a scenario of the fake models, is the one that is asked."""
@@ -41,8 +42,10 @@ class Chat:
 
     def use(self, model: str) -> None:
         found: dict[str, Any] = {
-            "models": [{"id": f"openai/{model}", "name": model, "provider": "openai", "context_length": None}],
-            "default": f"openai/{model}",
+            "models": [
+                {"id": f"{self.provider}/{model}", "name": model, "provider": self.provider, "context_length": None}
+            ],
+            "default": f"{self.provider}/{model}",
         }
         self.page.unroute("**/api/models")
         self.page.route("**/api/models", lambda route: route.fulfill(json=found))

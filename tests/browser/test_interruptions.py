@@ -53,6 +53,7 @@ def test_a_title_being_typed_survives_the_end_of_an_answer(me: Me, site: Site) -
     client.ask("An old matter", "openai/count-3")
     chat = Chat(page, site).open(model="count-30,delay=0.05")
     chat.ask("A story")
+    expect(chat.items).to_have_count(2)  # the list is not drawn again under the pointer
     chat.item_menu("An old matter", "Rename")
     title = page.get_by_label("Title")
     title.fill("A better na")

@@ -149,6 +149,17 @@ export class ChatComposer extends HTMLElement {
     if (next) this.write(next);
   }
 
+  /** Whether there is a model *id*; also while nobody knows. @param {string?} id */
+  has(id) {
+    return !this.#models.length || this.#models.some((model) => model.id === id);
+  }
+
+  /** The button of an answer that had the focus goes away: it is here now, but for touch screens, whose keyboard would open. */
+  keepFocus() {
+    const { activeElement } = document;
+    if ((activeElement === document.body || activeElement?.matches(".turn [data-act]")) && matchMedia("(pointer: fine)").matches) this.#text.focus({ preventScroll: true });
+  }
+
   focusText() {
     this.#text.focus();
   }

@@ -27,6 +27,8 @@ export class ChatTurn extends HTMLElement {
   #frame = 0;
   #busyUntil = 0;
   #since = 0; // when the wait began
+  #phase = /** @type {string?} */ (null);
+  #phaseChars = 0; // how long the text was when it began
   #thoughtFrom = 0;
   #thoughtFor = 0;
   /** @type {ReturnType<typeof setInterval> | undefined} */ #clock;
@@ -71,8 +73,9 @@ export class ChatTurn extends HTMLElement {
 
   /** Show an answer in the making, or its end. Drawn at most once a frame. @param {import("../answer.js").Answer} answer */
   show(answer) {
+    if (!this.#since || (this.#answer && isTerminal(this.#answer) && !isTerminal(answer))) this.#since = Date.now();
     this.#answer = answer;
-    if (!this.#since) this.#since = Date.now();
+    if (answer.phase !== this.#phase) [this.#phase, this.#phaseChars] = [answer.phase, answer.text.length];
     if (answer.reasoning && !this.#thoughtFrom) this.#thoughtFrom = Date.now();
     if (answer.text && this.#thoughtFrom && !this.#thoughtFor) this.#thoughtFor = Date.now() - this.#thoughtFrom;
     if (isTerminal(answer)) return this.#draw();
@@ -101,7 +104,7 @@ export class ChatTurn extends HTMLElement {
     this.#drawNotice(answer);
     this.#drawFoot(answer, running);
     clearInterval(this.#clock);
-    if (running && !answer.text) this.#clock = setInterval(() => this.#drawStatus(), 1000);
+    if (running && !this.#part.status.hidden) this.#clock = setInterval(() => this.#drawStatus(), 1000);
     // A long answer takes long to draw: leave the page four times as long to everything else.
     const spent = performance.now() - began;
     if (spent > SLOW_FRAME_MS) this.#busyUntil = performance.now() + 4 * spent;
@@ -119,14 +122,15 @@ export class ChatTurn extends HTMLElement {
     const { status, text, phase, reasoning, error } = /** @type {import("../answer.js").Answer} */ (this.#answer);
     const waited = Math.floor((Date.now() - this.#since) / 1000);
     const phrase = (this.#turn?.answer ? phase : "Sending") || "Waiting for the model";
+    const nothingNew = text ? phase && text.length === this.#phaseChars : !reasoning;
     const line = {
-      running: text || reasoning ? "" : `${phrase.replace(/(…|\.\.\.)$/, "")}…${waited >= PATIENCE_SECONDS ? ` ${waited} s` : ""}`,
+      running: !nothingNew ? "" : `${phrase.replace(/(…|\.\.\.)$/, "")}…${waited >= PATIENCE_SECONDS ? ` ${waited} s` : ""}`,
       stopped: text ? "Stopped" : "Stopped before the first word",
       finished: text || error ? "" : "The model gave an empty answer.",
     }[status];
     this.#part.status.hidden = !line;
     if (this.#part.status.textContent !== (line ?? "")) this.#part.status.textContent = line ?? "";
-    this.#part.status.toggleAttribute("data-after", status === "stopped" && text !== "");
+    this.#part.status.toggleAttribute("data-after", text !== "");
   }
 
   /** @param {{sources: {metadata?: Record<string, any>}[]?}} answer */
@@ -147,9 +151,13 @@ export class ChatTurn extends HTMLElement {
     );
   }
 
+  /** @param {import("../answer.js").Answer} answer */
   #drawNotice({ status, text, error, finish_reason }) {
     const broken = status === "failed" || status === "interrupted";
     const short = status === "finished" && finish_reason === "length";
+    const canGoOn = text !== "" && Boolean(this.#turn?.answer) && (broken || short || status === "stopped");
+    for (const button of this.querySelectorAll('[data-act="continue"]')) button.toggleAttribute("hidden", !canGoOn || (button.closest(".notice") === null) !== (status === "stopped"));
+    this.#part.retry.classList.toggle("button--outlined", !canGoOn);
     this.#part.notice.hidden = !broken && !short;
     this.#part.notice.classList.toggle("notice--doubt", short);
     if (!broken && !short) return;
@@ -184,6 +192,7 @@ export class ChatTurn extends HTMLElement {
     const own = { edit: () => this.#openEdit(), "edit-cancel": () => this.#closeEdit(true), details: () => this.#toggleDetails(), figures: () => this.#toggleFigures(button), copy: () => copy(button, this.#answer?.text ?? ""), "copy-code": () => copy(button, button.closest(".code")?.querySelector("code")?.textContent ?? "") }[act];
     if (own) own();
     else if (act === "regenerate") this.#say("regenerate", { id: this.#turn?.answer?.id ?? this.#turn?.question?.id });
+    else if (act === "continue") this.#say("continue", { id: this.#turn?.answer?.id });
     else if (act === "before" || act === "after") this.#say("turn-to", { id: this.#turn?.answer?.id, step: act === "after" ? 1 : -1 });
     else this.#say("turn-to", { id: this.#turn?.question?.id, step: act === "question-after" ? 1 : -1 });
   }
