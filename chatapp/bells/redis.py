@@ -134,6 +134,7 @@ class Bell(Here):
         if not self._lost:
             logger.warning("Redis is away, other workers' readers look into the database each second: %s", error)
         self._lost.add(name)
+        self._to_send.set()
 
     def _is_back(self, name: str) -> None:
         if self._lost:
@@ -145,12 +146,11 @@ class Bell(Here):
         while True:
             self._to_send.wait()
             self._to_send.clear()
+            if not self._outbox:
+                exchange(connection, [("PING",)])  # the other connection is lost: is this one?
             while taken := self._outbox.take(TOGETHER_BYTES):
                 try:
-                    packed = connection.pack_commands([("PUBLISH", *message) for message, _ in taken])
-                    connection.send_packed_command(packed, check_health=False)
-                    for _ in taken:
-                        connection.read_response()
+                    exchange(connection, [("PUBLISH", *message) for message, _ in taken])
                 except BaseException:
                     self._outbox.give_back(taken)
                     self._to_send.set()
@@ -236,8 +236,14 @@ def connected(connections: ConnectionPool) -> Iterator[ConnectionInterface]:
     connection = connections.make_connection()
     try:
         connection.connect()
-        connection.send_command("PING", check_health=False)
-        connection.read_response()
+        exchange(connection, [("PING",)])
         yield connection
     finally:
         connection.disconnect()
+
+
+def exchange(connection: ConnectionInterface, commands: Sequence[tuple[Any, ...]]) -> None:
+    """Send *commands* at once and wait for all answers. Raises RedisError, OSError."""
+    connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+    for _ in commands:
+        connection.read_response()
