@@ -62,6 +62,7 @@ def gaps_under_a_lock(site: Site, seconds: float) -> tuple[float, float, str]:
         time.sleep(seconds)
     wait_until(lambda: busy.ended)
     silent.close()
+    print(f"\n{seconds} s: {silent.longest_gap():.2f} s for readers, {busy.longest_pause():.2f} s for writers")
     return silent.longest_gap(), busy.longest_pause(), busy.text()
 
 
