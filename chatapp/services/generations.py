@@ -24,7 +24,7 @@ from chatapp.models._rows import change_row, insert_row
 from chatapp.models.accounts import User
 from chatapp.models.conversations import ASSISTANT, USER, Conversation, Message
 from chatapp.models.generations import Generation
-from chatapp.runner import Job
+from chatapp.runner import GOING_ON, Job
 from chatapp.runners import new_job
 from chatapp.services import conversations as talks
 from chatapp.services import models, site
@@ -332,7 +332,7 @@ def told_so_far(message: Message, generation_id: str, model_id: str) -> list[Eve
     """Return the beginning of a log that goes on with *message*."""
     said: list[Event] = [
         Started(generation_id, message.conversation_id, message.id, model_id),
-        Status("Generating response…"),
+        Status(GOING_ON),
     ]
     said += [Reasoning(message.reasoning)] if message.reasoning else []
     return [*said, Token(message.content)]

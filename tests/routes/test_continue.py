@@ -104,6 +104,7 @@ def test_its_log_begins_with_all_that_was_said(ada: Client) -> None:
     again, frames = gone_on(ada, started, modelId="ollama/count-6")
     assert [frame.event for frame in frames[:4]] == ["start", "status", "reasoning", "token"]
     assert json.loads(frames[0].data)["generation"] == again["generationId"]
+    assert json.loads(frames[1].data)["content"] == "Going on where the answer broke off…"
     assert json.loads(frames[2].data)["content"] == before["reasoning"] != ""
     assert json.loads(frames[3].data)["content"] == before["content"] == counted(4)
     assert [int(frame.id or 0) for frame in frames] == list(range(1, len(frames) + 1))
