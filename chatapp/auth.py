@@ -25,7 +25,7 @@ from flask_jwt_extended import (
 from flask_jwt_extended.exceptions import CSRFError, JWTExtendedException
 from jwt import PyJWTError
 
-from chatapp.database import db
+from chatapp.database import connected, db
 from chatapp.errors import Forbidden, Unauthorized
 from chatapp.models import accounts
 from chatapp.models.accounts import User
@@ -98,8 +98,8 @@ def check_not_cross_site() -> None:
 def current_user() -> User:
     """Return who is asking. Raises Unauthorized, and Forbidden where the CSRF token is missing."""
     if "user" not in g:
-        g.user, g.sign_in_id = (people.built_in(), None) if site().settings.auth == "off" else from_token()
-        db.session.commit()  # gives the connection back: the body may still be on its way, for as long as a client likes
+        # holds no connection afterwards: the body may still be on its way, for as long as a client likes
+        g.user, g.sign_in_id = without_sign_in() if site().settings.auth == "off" else from_token()
     user: User = g.user
     return user
 
@@ -119,10 +119,17 @@ def sign_in_id() -> str | None:
     return found
 
 
+def without_sign_in() -> tuple[User, None]:
+    user = people.built_in()
+    db.session.commit()
+    return user, None
+
+
 def from_token() -> tuple[User, str]:
     claims = verified()
     sign_in: str = claims.get(SIGN_IN_CLAIM, "")
-    user = accounts.signed_in(db.session(), claims["sub"], sign_in)
+    with connected(db.engine) as connection:
+        user = accounts.signed_in(connection, claims["sub"], sign_in)
     if user is None:
         raise Unauthorized
     return user, sign_in

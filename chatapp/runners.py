@@ -13,7 +13,9 @@ from typing import Any
 import gevent
 from gevent import Greenlet
 from gevent.event import Event as Signal
+from gevent.lock import BoundedSemaphore
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from chatapp import failpoints
 from chatapp.bells import Bell
@@ -21,6 +23,7 @@ from chatapp.database import checkpoint, session_of, utcnow
 from chatapp.errors import Overloaded
 from chatapp.eventlog import EventLog, LeaseLost
 from chatapp.models import accounts, conversations, generations
+from chatapp.models.conversations import Said
 from chatapp.providers import Provider, Turn
 from chatapp.runner import Job, Load, Runner
 from chatapp.settings import Settings
@@ -50,6 +53,7 @@ class Runners:
         self._settings = settings
         self._running: dict[str, Runner] = {}
         self._fallen: set[str] = set()  # whose runner failed: they have to be somebody else's
+        self._entering = BoundedSemaphore()
         self._entered_at: float | None = None  # when the lease was last needed; None without a lease
         self._hurry = Signal()  # the keeper has something to do now
         self._keeper: Greenlet[..., None] | None = None
@@ -61,8 +65,10 @@ class Runners:
         """Return the owner under whose lease a log can be begun. Raises Overloaded where no new answer is begun."""
         if self.draining:
             raise Overloaded(RESTARTING, retry_after=RESTART_SECONDS)
-        if self._entered_at is None:
-            self._log.store.enter(self.owner, lease_seconds=self._settings.lease_seconds)
+        with self._entering:  # of many who come at once, one enters, and the others wait until it has
+            if self._entered_at is None:
+                self._log.store.enter(self.owner, lease_seconds=self._settings.lease_seconds)
+                self._entered_at = time.monotonic()
         self._entered_at = time.monotonic()
         self.keep()
         return self.owner
@@ -206,16 +212,30 @@ def load_job(engine: Engine, generation_id: str) -> Job:
         message = session.get(conversations.Message, generation.message_id) if generation else None
         if generation is None or message is None:
             raise LeaseLost(generation_id)
-        most = generation.params.get("history", MAX_TURNS)
-        return job_of(generation, message, conversations.branch(session, generation.question_id, limit=most))
+        return job_of(
+            generation, message, conversations.said(session, generation.question_id, limit=most_of(generation))
+        )
+
+
+def new_job(
+    session: Session,
+    generation: generations.Generation,
+    message: conversations.Message,
+    question: conversations.Message,
+) -> Job:
+    """Return what the answer *message* to *question* is made from; all three were just stored in *session*'s transaction."""
+    before = conversations.said(session, question.parent_id, limit=most_of(generation) - 1)
+    return job_of(generation, message, [*before, Said(question.role, question.content)], new=True)
+
+
+def most_of(generation: generations.Generation) -> int:
+    """Return how many messages the model is told at most."""
+    most: int = generation.params.get("history", MAX_TURNS)
+    return most
 
 
 def job_of(
-    generation: generations.Generation,
-    message: conversations.Message,
-    history: Sequence[conversations.Message],
-    *,
-    new: bool = False,
+    generation: generations.Generation, message: conversations.Message, history: Sequence[Said], *, new: bool = False
 ) -> Job:
     """Return what the answer *message* is made from, after *history*."""
     columns = conversations.Message.__table__.columns
@@ -230,7 +250,7 @@ def job_of(
     )
 
 
-def turns(system_prompt: str | None, history: Sequence[conversations.Message]) -> tuple[Turn, ...]:
+def turns(system_prompt: str | None, history: Sequence[Said]) -> tuple[Turn, ...]:
     """Return the history as models take it: answers without text left out, questions then in a row joined.
 
     Many chat templates refuse two turns of one role in a row.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ForeignKey, Index, Integer, Select, String, Text, UniqueConstraint, bindparam, func, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from chatapp.database import Base, exclusively, utcnow
 from chatapp.models._columns import Created, Id
+from chatapp.models._rows import change_row, insert_row
 
 USER = "user"
 ASSISTANT = "assistant"
@@ -62,17 +64,18 @@ class Message(Base):
 
 def owned(session: Session, conversation_id: str, user_id: str) -> Conversation | None:
     """Return the conversation if it is this user's, as it is now: a transaction may have begun since it was last read."""
-    return session.scalar(
-        select(Conversation).where(Conversation.id == conversation_id, Conversation.user_id == user_id),
-        execution_options={"populate_existing": True},
-    )
+    return session.scalar(OWNED, {"of": conversation_id, "whose": user_id}, execution_options=AS_IT_IS)
 
 
 def by_key(session: Session, key: str, user_id: str) -> Conversation | None:
-    return session.scalar(
-        select(Conversation).where(Conversation.key == key, Conversation.user_id == user_id),
-        execution_options={"populate_existing": True},
-    )
+    return session.scalar(BY_KEY, {"named": key, "whose": user_id}, execution_options=AS_IT_IS)
+
+
+# made once: to build a statement takes longer than to run it
+AS_IT_IS = {"populate_existing": True}
+OWNED = select(Conversation).where(Conversation.id == bindparam("of"), Conversation.user_id == bindparam("whose"))
+BY_KEY = select(Conversation).where(Conversation.key == bindparam("named"), Conversation.user_id == bindparam("whose"))
+LAST_POSITION = select(func.max(Message.position)).where(Message.conversation_id == bindparam("of"))
 
 
 def page(
@@ -109,15 +112,18 @@ def message_of(session: Session, message_id: str, user_id: str) -> Message | Non
 
 def add_message(session: Session, conversation: Conversation, message: Message) -> Message:
     """Store *message* as the newest of *conversation*, which then shows its branch."""
-    exclusively(session, f"conversation {conversation.id}")  # two at once would take the same position
-    last = session.scalar(select(func.max(Message.position)).where(Message.conversation_id == conversation.id))
-    message.conversation_id = conversation.id
-    message.position = (last or 0) + 1
-    session.add(message)
-    session.flush()
-    conversation.leaf_id = message.id
-    conversation.updated_at = utcnow()
+    add_messages(session, conversation, [message])
     return message
+
+
+def add_messages(session: Session, conversation: Conversation, messages: Sequence[Message], **values: Any) -> None:
+    """Store *messages* as the newest of *conversation*, which then shows their branch, and has *values* too."""
+    exclusively(session, f"conversation {conversation.id}")  # two at once would take the same position
+    last = session.connection().scalar(LAST_POSITION, {"of": conversation.id})
+    for position, message in enumerate(messages, (last or 0) + 1):
+        message.conversation_id, message.position = conversation.id, position
+        insert_row(session, message)
+    change_row(session, conversation, leaf_id=messages[-1].id, updated_at=utcnow(), **values)
 
 
 def branch(session: Session, leaf_id: str | None, *, limit: int = 10_000) -> list[Message]:
@@ -127,7 +133,22 @@ def branch(session: Session, leaf_id: str | None, *, limit: int = 10_000) -> lis
     return list(session.scalars(BRANCH, {"leaf": leaf_id, "most": limit}))[::-1]
 
 
-def _branch() -> Select[Message]:
+class Said(NamedTuple):
+    """What a model is told of a message."""
+
+    role: str
+    content: str
+
+
+def said(session: Session, leaf_id: str | None, *, limit: int) -> list[Said]:
+    """Return what was said from the root to *leaf_id*, oldest first; at most the last *limit* messages."""
+    if leaf_id is None or limit < 1:
+        return []
+    rows = session.connection().execute(SAID, {"leaf": leaf_id, "most": limit})
+    return [Said(*row) for row in rows][::-1]
+
+
+def _branch(*shown: Any) -> Select[Any]:
     messages = Message.__table__
     path = (
         select(messages.c.id, messages.c.parent_id)
@@ -136,11 +157,12 @@ def _branch() -> Select[Message]:
     )
     above = messages.alias()
     path = path.union_all(select(above.c.id, above.c.parent_id).join(path, above.c.id == path.c.parent_id))
-    shown = select(Message).join(path, path.c.id == Message.id)
-    return shown.order_by(Message.position.desc()).limit(bindparam("most", type_=Integer))
+    rows = select(*shown).join(path, path.c.id == Message.id)
+    return rows.order_by(Message.position.desc()).limit(bindparam("most", type_=Integer))
 
 
-BRANCH = _branch()  # made once: to build it takes longer than to run it
+BRANCH = _branch(Message)
+SAID = _branch(Message.role, Message.content)
 
 
 def deepest(session: Session, message_id: str) -> str:

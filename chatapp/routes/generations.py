@@ -30,10 +30,10 @@ def start(headers: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
     """Store a question and begin its answer; the same key gives the same one"""
     key = headers["key"] or body["requestId"]
     user = auth.current_user()
-    generation = generations.start(
+    generation, reference = generations.start(
         user, body["prompt"], reference=body["chatId"], model=body["modelId"], key=key, field="prompt"
     )
-    return {**started(generation), "chatId": generations.reference_of(user, generation, body["chatId"])}
+    return {**started(generation), "chatId": reference}
 
 
 @blueprint.route("/api/chat/stream")

@@ -181,7 +181,7 @@ def refresh(user_id: str, sign_in_id: str, jti: str) -> Grant:
     reused = False
     with writing() as session:
         exclusively(session, f"sign-in {sign_in_id}")
-        user = accounts.signed_in(session, user_id, sign_in_id)
+        user = accounts.signed_in(session.connection(), user_id, sign_in_id)
         entry = session.get(SignIn, sign_in_id)
         if user is None or entry is None or entry.expires_at < utcnow():
             raise Unauthorized

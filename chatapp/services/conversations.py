@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from chatapp.database import db, exclusively, writing
 from chatapp.errors import NotFound, ValidationFailed
 from chatapp.models import conversations, generations
+from chatapp.models._rows import change_row, insert_row
 from chatapp.models.accounts import User
 from chatapp.models.conversations import USER, Conversation, Message
 from chatapp.services import site
@@ -44,7 +45,7 @@ def make(user: User, *, title: str, key: str | None) -> dict[str, Any]:
     with writing() as session:
         conversation = resolve(session, user, key) if key else add(session, user)
         if title and not conversation.title:
-            conversation.title = title
+            change_row(session, conversation, title=title)
     return described(conversation, running=False)
 
 
@@ -90,7 +91,9 @@ def add_question(user: User, conversation_id: str, content: str) -> Message:
     content = checked(content, field="content")
     with writing() as session:
         conversation = kept(session, user, conversation_id)
-        return ask(session, conversation, content, parent_id=conversation.leaf_id)
+        question = asked(conversation, content, parent_id=conversation.leaf_id)
+        conversations.add_messages(session, conversation, [question], title=title_after(conversation, question))
+    return question
 
 
 def history(user: User, *, reference: str | None, page: int, page_size: int) -> dict[str, Any]:
@@ -140,21 +143,17 @@ def resolve(session: Session, user: User, reference: str | None) -> Conversation
 
 
 def add(session: Session, user: User, *, key: str | None = None, conversation_id: str | None = None) -> Conversation:
-    conversation = Conversation(user_id=user.id, key=key, title="")
-    if conversation_id is not None:
-        conversation.id = conversation_id
-    session.add(conversation)
-    session.flush()
-    return conversation
+    return insert_row(session, Conversation(id=conversation_id, user_id=user.id, key=key))
 
 
-def ask(session: Session, conversation: Conversation, content: str, *, parent_id: str | None) -> Message:
-    """Store a question; the first one gives the conversation its title."""
-    question = Message(role=USER, content=content, parent_id=parent_id)
-    conversations.add_message(session, conversation, question)
-    if not conversation.title:
-        conversation.title = title_of(content)
-    return question
+def asked(conversation: Conversation, content: str, *, parent_id: str | None) -> Message:
+    """Return a question, which is not stored yet."""
+    return Message(conversation_id=conversation.id, role=USER, content=content, parent_id=parent_id)
+
+
+def title_after(conversation: Conversation, question: Message) -> str:
+    """Return the conversation's title after *question*: the first one gives it."""
+    return conversation.title or title_of(question.content)
 
 
 def checked(content: str, *, field: str) -> str:
