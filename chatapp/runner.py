@@ -328,6 +328,8 @@ class Runner:
         """Take what one read brings. Runs in the event loop: it never waits, and what goes wrong is the runner's."""
         try:
             end: End | BaseException | None = self._take(self._polled.poll())
+            while end is None and self._polled.more:
+                end = self._take(self._polled.poll())
         except StopIteration:
             end = Interrupted()
         except BaseException as error:

@@ -289,7 +289,7 @@ def test_a_stop_for_another_process_is_found_by_its_keeper(made: World, stage: S
     [
         (silent, {"first_event_seconds": 0.1}, "provider_timeout"),
         (silent_after_two, {"idle_seconds": 0.1}, "provider_timeout"),
-        (silent_after_two, {"total_seconds": 0.1}, "provider_timeout"),
+        (silent_after_two, {"total_seconds": 0.6}, "provider_timeout"),
     ],
 )
 def test_a_silent_model_is_given_up_at_its_deadline(

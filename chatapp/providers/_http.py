@@ -26,7 +26,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
@@ -71,6 +71,16 @@ class Api:
         if self.base_url.startswith("https:"):
             tls_context()  # at the start, not during somebody's answer
 
+    @cached_property
+    def session(self) -> requests.Session:
+        """What all calls go through; it keeps nothing of one for the next but how a request to each path begins."""
+        return session(self)
+
+    @cached_property
+    def requests(self) -> dict[tuple[str, str], requests.PreparedRequest]:
+        """The requests without their bodies, by method and path: to prepare one takes as long as to connect."""
+        return {}
+
     @property
     def where(self) -> str:
         """The server's address as it may be shown: no user, password, path or query."""
@@ -84,6 +94,11 @@ class Source(io.RawIOBase):
     def __init__(self, raw: io.RawIOBase) -> None:
         self.head_left: int | None = MAX_HEAD_BYTES
         self._raw = raw
+
+    @property
+    def client(self) -> Any:
+        """The socket, None where it is something else."""
+        return getattr(self._raw, "_sock", None)
 
     def readable(self) -> bool:
         return True
@@ -142,11 +157,22 @@ class Secure(Connecting, urllib3.connection.HTTPSConnection):
     pass
 
 
-class PlainPool(urllib3.HTTPConnectionPool):
+class OfOneCallEach:
+    """Makes a pool of connections keep none of them."""
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        return self._new_conn()  # type: ignore[attr-defined]
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.close()
+
+
+class PlainPool(OfOneCallEach, urllib3.HTTPConnectionPool):
     ConnectionCls = Plain
 
 
-class SecurePool(urllib3.HTTPSConnectionPool):
+class SecurePool(OfOneCallEach, urllib3.HTTPSConnectionPool):
     ConnectionCls = Secure
 
 
@@ -182,6 +208,7 @@ def session(api: Api) -> requests.Session:
     made = OneCall()
     made.trust_env = False  # neither a proxy nor a password from the environment
     made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+    made.adapters.clear()
     made.mount(api.base_url, Adapter(secure=api.base_url.startswith("https:")))
     return made
 
@@ -194,31 +221,44 @@ def call(
 
     Raises ProviderError for any status but 200. The connection is closed at the end.
     """
+    try:
+        response = api.session.send(
+            prepared(api, path, body),
+            timeout=timeout or (api.connect_seconds, api.silence_seconds),
+            stream=True,
+            proxies={},
+            allow_redirects=False,
+        )
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, UnicodeError) as error:
+        let_go(error)
+        raise unreachable(api, error) from error
+    try:
+        if response.status_code != 200:
+            raise refused(api, response, model)
+        yield response
+    finally:
+        response.close()
+
+
+def prepared(api: Api, path: str, body: Any) -> requests.PreparedRequest:
+    """Return the request with *body* as JSON. Raises ProviderError, and what requests says of the address."""
+    method = "GET" if body is None else "POST"
+    if (method, path) not in api.requests:
+        api.requests[method, path] = bodiless(api, method, path)
+    request = api.requests[method, path].copy()
+    if body is not None:
+        request.body = orjson.dumps(body)
+        request.headers["Content-Length"] = str(len(request.body))
+    return request
+
+
+def bodiless(api: Api, method: str, path: str) -> requests.PreparedRequest:
     if not all(SENDABLE.fullmatch(value) for value in api.headers.values()):
         raise ProviderError(api.key_refused, retryable=False)  # requests would show the key
     headers = {"Accept-Encoding": "identity", "Connection": "close", **api.headers}
-    if body is not None:
+    if method == "POST":
         headers["Content-Type"] = "application/json"
-    with session(api) as one_call:
-        try:
-            response = one_call.request(
-                "GET" if body is None else "POST",
-                api.base_url + path,
-                data=None if body is None else orjson.dumps(body),
-                headers=headers,
-                timeout=timeout or (api.connect_seconds, api.silence_seconds),
-                stream=True,
-                allow_redirects=False,
-            )
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, UnicodeError) as error:
-            let_go(error)
-            raise unreachable(api, error) from error
-        try:
-            if response.status_code != 200:
-                raise refused(api, response, model)
-            yield response
-        finally:
-            response.close()
+    return api.session.prepare_request(requests.Request(method, api.base_url + path, headers=headers))
 
 
 def blocks(api: Api, response: requests.Response) -> Iterator[bytes]:
@@ -241,7 +281,7 @@ def sent(api: Api, response: requests.Response) -> Iterator[bytes]:
         try:
             block = response.raw.read1(READ_BYTES, decode_content=False)
         except urllib3.exceptions.ReadTimeoutError as error:
-            raise ProviderTimeout(f"{api.title} was silent for too long. Try again.") from error
+            raise silent(api) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise interrupted(api) from error
         if not block:
@@ -351,6 +391,10 @@ def let_go(error: BaseException | None) -> None:
 
 def unreadable(api: Api) -> ProviderError:
     return ProviderError(f"{api.title} at {api.where} sent something that cannot be read. {api.check_address}")
+
+
+def silent(api: Api) -> ProviderTimeout:
+    return ProviderTimeout(f"{api.title} was silent for too long. Try again.")
 
 
 def interrupted(api: Api) -> Interrupted:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import orjson
+import requests
 
 from chatapp import sse
 from chatapp.errors import AnswerTooLarge, ProviderError
 from chatapp.events import Usage
-from chatapp.providers import End, Piece, _failures, _http
+from chatapp.providers import End, Piece, _body, _failures, _http
 from chatapp.providers._http import Api
 
 MAX_UNFINISHED_BYTES = 4 * sse.MAX_LINE_BYTES  # of events without an end, or of comments between two events
@@ -93,6 +95,7 @@ class Reader:
         self.ended = False
         self.failure: ProviderError | None = None
         self.unreadable = False
+        self.content_types = stream_format.content_types
         self._api = api
         self._format = stream_format
         self._decode = decode
@@ -136,6 +139,105 @@ class Reader:
         return AnswerTooLarge(f"{self._api.title} sent more than this site takes for one answer.", retryable=False)
 
 
+class Asked:
+    """An iterator over what each read of a model's answer brings; it asks once, at the first step.
+
+    After that it may be polled, if `poll_descriptor` gives a descriptor to watch. Either way the last list ends with End,
+    and what came before a fault is given before the fault is raised. It is closed by any way out, and by `close`.
+    """
+
+    def __init__(self, call: AbstractContextManager[requests.Response], reader: Reader, api: Api, model: str) -> None:
+        self._call = call
+        self._reader = reader
+        self._api = api
+        self._model = model
+        self._opened = self._ended = False
+        self._body: _body.Body | None = None
+        self._blocks: Iterator[bytes] = iter(())
+
+    def __iter__(self) -> Iterator[list[Piece]]:
+        return self
+
+    def __next__(self) -> list[Piece]:
+        try:
+            if not self._opened:
+                self._open()
+            while True:
+                self._raise_what_is_left()
+                time.sleep(0)  # lets others run: a read that never has to wait never gives way
+                pieces = self._pieces(self._wait())
+                if pieces:
+                    return pieces
+        except BaseException:
+            self.close()
+            raise
+
+    def poll_descriptor(self) -> int | None:
+        """Return the descriptor that is readable when `poll` brings something; None where only iterating does."""
+        return self._body.fileno() if self._body is not None else None
+
+    def poll(self) -> list[Piece]:
+        """Return what one read brings now, an empty list for nothing. Never waits; raises as iterating does."""
+        assert self._body is not None
+        self._raise_what_is_left()
+        try:
+            block = self._body.poll()
+        except (OSError, _body.Broken) as error:
+            raise _http.interrupted(self._api) from error
+        return [] if block == b"" else self._pieces(block)
+
+    @property
+    def more(self) -> bool:
+        """Whether the next `poll` raises, though nothing more is to be read."""
+        return self._ended or self._reader.failure is not None
+
+    def close(self) -> None:
+        """Close the connection; a second time does nothing."""
+        if self._opened:
+            self._opened, self._body = False, None
+            self._call.__exit__(None, None, None)
+        self._ended = True
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        if self._ended:
+            raise StopIteration
+        response = self._call.__enter__()
+        self._opened = True
+        check_type(self._api, response, self._reader.content_types, self._model)
+        self._body = _body.of(response)
+        if self._body is None:
+            self._blocks = _http.blocks(self._api, response)
+
+    def _wait(self) -> bytes | None:
+        """Return the next block, None at the end. Raises ProviderError."""
+        if self._body is None:
+            return next(self._blocks, None)
+        try:
+            return self._body.wait()
+        except TimeoutError as error:
+            raise _http.silent(self._api) from error
+        except (OSError, _body.Broken) as error:
+            raise _http.interrupted(self._api) from error
+
+    def _pieces(self, block: bytes | None) -> list[Piece]:
+        if block is not None:
+            return self._reader.read(block)
+        self._ended = True
+        return self._reader.last()
+
+    def _raise_what_is_left(self) -> None:
+        reader = self._reader
+        if reader.failure:
+            raise reader.failure
+        if reader.ended:
+            raise StopIteration
+        if self._ended:
+            raise _http.interrupted(self._api)
+
+
 def ask(
     api: Api,
     path: str,
@@ -145,26 +247,10 @@ def ask(
     stream_format: Lines | Events,
     decode: Callable[[str | bytes], Iterable[Piece]],
     max_bytes: int,
-) -> Iterator[list[Piece]]:
-    """Ask once and yield what each read brought; the last list ends with End. Raises ProviderError."""
+) -> Asked:
+    """Return what will ask the model once; iterating raises ProviderError."""
     reader = Reader(api, stream_format, decode, max_bytes)
-    with _http.call(api, path, body, model=model) as response:
-        check_type(api, response, stream_format.content_types, model)
-        for block in _http.blocks(api, response):
-            pieces = reader.read(block)
-            if pieces:
-                yield pieces
-            if reader.failure:
-                raise reader.failure
-            if reader.ended:
-                return
-            if not pieces:
-                time.sleep(0)  # lets others run: a read that never has to wait never gives way
-        pieces = reader.last()
-        if pieces:
-            yield pieces
-        if not reader.ended:
-            raise reader.failure or _http.interrupted(api)
+    return Asked(_http.call(api, path, body, model=model), reader, api, model)
 
 
 def check_type(api: Api, response: Any, allowed: tuple[str, ...], model: str) -> None:
