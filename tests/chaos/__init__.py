@@ -1,0 +1,1 @@
+"""Faults at random, under load: `make chaos`. The short forms are tests like all others."""
