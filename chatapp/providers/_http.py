@@ -208,8 +208,8 @@ def session(api: Api) -> requests.Session:
     made = OneCall()
     made.trust_env = False  # neither a proxy nor a password from the environment
     made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-    made.adapters.clear()
-    made.mount(api.base_url, Adapter(secure=api.base_url.startswith("https:")))
+    scheme = "https://" if api.base_url.lower().startswith("https:") else "http://"
+    made.mount(scheme, Adapter(secure=scheme == "https://"))
     return made
 
 
