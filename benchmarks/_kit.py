@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 BUILD = HERE / "build"
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 SETTLE_SECONDS = 0.2  # what a server puts off until after an answer is counted too
+END_SECONDS = 5  # uvicorn would wait for its readers for ever
 CONNECTED = {"01", "08"}  # ESTABLISHED and CLOSE_WAIT, in /proc/net/tcp
 
 Said = dict[str, float]
@@ -47,7 +49,7 @@ def running(*command: str | Path, **environ: str) -> Iterator[subprocess.Popen[b
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(20)
+            process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -171,6 +173,23 @@ class Target:
         """Return how many connections the target has not closed."""
         rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
         return sum(row[1].endswith(f":{self.port:04X}") and row[3] in CONNECTED for row in rows)
+
+
+def exchange(port: int, request: bytes, until: bytes) -> tuple[float, float, bytes]:
+    """Send *request* on a new connection and read until *until* has come.
+
+    Returns the milliseconds to the first byte and to that, and what was read. Raises ConnectionError if it never comes.
+    """
+    begun, first, data = time.perf_counter(), 0.0, b""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(request)
+        while until not in data:
+            block = connection.recv(65536)
+            if not block:
+                raise ConnectionError(f"the connection was closed after {data[:200]!r}")
+            data += block
+            first = first or time.perf_counter() - begun
+        return 1000 * first, 1000 * (time.perf_counter() - begun), data
 
 
 def seconds_until(condition: Callable[[], Any], *, at_most: float) -> float:

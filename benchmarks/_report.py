@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,11 @@ class Figures(dict[str, list[Row]]):
             if row.key == key:
                 return row.values[target]
         raise KeyError(key)
+
+    def peers(self, part: str, key: str) -> Values:
+        """Return the figures of all targets but the model itself."""
+        values = next(row.values for row in self[part] if row.key == key)
+        return {name: value for name, value in values.items() if name != "model"}
 
     def ratio(self, part: str, key: str, target: str, other: str) -> float:
         """Return how many times *other*'s figure *target*'s is. Raises KeyError if either was not measured."""
@@ -66,13 +72,14 @@ class Verdict:
     def _mark(self, bound: float | None) -> str:
         if bound is None:
             return ""
-        return f"{'≥' if self.goal.at_least else '≤'} {number(bound)} {'✓' if self.goal.reached(self.value, bound) else '✗'}"
+        sign, mark = "≥" if self.goal.at_least else "≤", "✓" if self.goal.reached(self.value, bound) else "✗"
+        return f"{sign} {bound:,.3g} {mark}"
 
 
 def number(value: float) -> str:
     """Return *value* with three digits that count, and no exponent."""
     size = abs(value)
-    if size >= 100 or value == int(value) if size < float("inf") else False:
+    if math.isfinite(value) and (size >= 100 or value == int(value)):
         return f"{value:,.0f}"
     digits = next((digits for bound, digits in ((10, 1), (1, 2), (0.1, 3)) if size >= bound), 4)
     return f"{value:.{digits}f}"

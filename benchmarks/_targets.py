@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,8 @@ NAMES = {
     "starlette": "starlette",
     "litellm": "LiteLLM",
     "site": "this site",
+    "own": "a stream each",
+    "shared": "one answer for all",
 }
 
 
@@ -88,6 +94,8 @@ def bench(folder: Path, *, only: Sequence[str] = tuple(NAMES)) -> Iterator[Bench
         with on_core(0):
             site = stack.enter_context(Site(folder, OPENAI_BASE_URL=f"{model.url}/v1", **ENVIRONMENT))
         users = [site.new_user() for _ in range(USERS)]
+        for user in users:
+            user.http.headers["Accept-Encoding"] = "identity"  # as all readers here: nobody asks for compression
         wait_until(lambda: "is ready" in site.log())
         file = write(folder / "site", [request for user in users for request in both_steps(user)])
         targets["site"] = Target("site", site.port, file, SITE_OPTIONS, tuple(site.family()))
@@ -166,8 +174,12 @@ http {{
 """
 
 
+def nginx_program() -> str | None:
+    return shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")  # where only root looks
+
+
 def nginx(folder: Path, model: Model) -> Start:
-    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    program = nginx_program()
     if program is None:
         return left_out("nginx", "it is not installed (apt install nginx-light).")
     port, config = free_port(), folder / "nginx.conf"
@@ -207,3 +219,30 @@ STARTS: dict[str, Callable[[Path, Model], Start]] = {
     "starlette": starlette,
     "litellm": litellm,
 }
+
+
+def machine() -> str:
+    """Return what this runs on."""
+    cpu = re.search(r"^model name\s*: (.+)$", read("/proc/cpuinfo"), re.M)
+    name = cpu[1] if cpu else platform.machine()
+    return f"{os.cpu_count()} cores ({name}), {platform.system()} {platform.release().partition('-')[0]}"
+
+
+def versions() -> str:
+    """Return what was measured, by name and version."""
+    named = {"Python": platform.python_version()}
+    named |= {name: metadata.version(name) for name in ("gunicorn", "gevent", "flask", "requests")}
+    program = nginx_program()
+    if program:
+        named["nginx"] = (
+            subprocess.run([program, "-v"], capture_output=True, text=True, check=True).stderr.strip().partition("/")[2]
+        )
+    for name in ("starlette", "uvicorn", "httpx"):
+        found = next((BUILD / "starlette").glob(f"lib/*/site-packages/{name}-*.dist-info"), None)
+        if found:
+            named[name] = found.stem.partition("-")[2]
+    return ", ".join(f"{name} {version}" for name, version in named.items())
+
+
+def read(path: str) -> str:
+    return Path(path).read_text() if Path(path).exists() else ""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks._kit import Said, Target, seconds_until
+from benchmarks._kit import Said, Target, exchange, quantile, seconds_until
 from benchmarks._report import Row
+from benchmarks._stopping import seconds_to_leave
 from benchmarks._targets import Bench, bearer, bench, raw_request, write
 
 KB = 1e3
@@ -29,6 +31,11 @@ class Sizes:
     questions: int = 200
     readers: int = 200
     fanout_tokens: int = 200
+    resumed_tokens: int = 5000
+    resumes: int = 50
+    wire_tokens: int = 300
+    stops: int = 100
+    prompt_seconds: int = 8
 
 
 FULL = Sizes()
@@ -42,6 +49,9 @@ QUICK = Sizes(
     held_ramp_ms=3000,
     questions=100,
     fanout_tokens=100,
+    resumes=20,
+    stops=25,
+    prompt_seconds=3,
 )
 
 Rounds = list[dict[str, Said]]
@@ -162,7 +172,7 @@ def fanout(sizes: Sizes) -> list[Row]:
         return here.own.load(streams=readers, tokens=tokens, ramp_ms=2000)
 
     def shared(here: Bench) -> Said:
-        here.model.set(tokens=tokens, rate=rate, first_ms=500)  # the readers are there before the first token
+        here.model.set(tokens=tokens, rate=rate, first_ms=2500)  # all readers are there before it begins
         reader = here.users[0]
         id = reader.start("Hello", model="openai/bench")["generationId"]
         file = write(here.folder / "readers", [raw_request("GET", f"/api/generations/{id}/events", **bearer(reader))])
@@ -198,3 +208,58 @@ def memory(sizes: Sizes) -> list[Row]:
         Row("memory", "memory per open stream, KB", grown),
         Row("freed", "connections closed after their readers left, s", freed),
     ]
+
+
+def resume(sizes: Sizes) -> list[Row]:
+    """A reader comes back near the end of a long answer that is over."""
+    tokens, rate = sizes.resumed_tokens, 500
+    with tempfile.TemporaryDirectory() as folder, bench(Path(folder), only=["model"]) as here:
+        here.model.set(tokens=tokens, rate=rate)
+        reader = here.users[0]
+        id = reader.start("Hello", model="openai/bench")["generationId"]
+        seen = [frame.id for frame in reader.follow(id) if frame.event == "token"]
+        headers = {**bearer(reader), "Last-Event-ID": str(seen[-10])}
+        request = raw_request("GET", f"/api/generations/{id}/events", **headers)
+        first, event, _ = zip(
+            *(exchange(here.site.port, request, b"event: token") for _ in range(sizes.resumes)), strict=True
+        )
+    return [
+        Row("events", "events in its log before", {"site": len(seen)}),
+        Row("first_byte", "until the first byte, p50, ms", {"site": statistics.median(first)}),
+        Row("event_p50", "until the first event, p50, ms", {"site": statistics.median(event)}),
+        Row("event_p99", "the same, p99, ms", {"site": quantile(event, 0.99)}),
+    ]
+
+
+def wire(sizes: Sizes) -> list[Row]:
+    """One stream, slow enough that each token comes alone."""
+    tokens = sizes.wire_tokens
+    with tempfile.TemporaryDirectory() as folder, bench(Path(folder)) as here:
+        here.model.set(tokens=tokens, rate=200)
+        said = {name: target.load(streams=1, tokens=tokens) for name, target in here.targets.items()}
+    text = sum(len(f" [{seq}@{time.monotonic_ns()}]") for seq in range(tokens)) / tokens
+    before = (said["site"]["body_bytes"] - said["site"]["tail_bytes"]) / tokens
+    return [
+        Row(
+            "bytes",
+            "bytes per token, body and chunk frames",
+            {n: one["body_bytes"] / tokens for n, one in said.items()},
+        ),
+        Row("before", "the same before the end event", {"site": before}),
+        Row("text", "of which text of the token", dict.fromkeys(said, text)),
+    ]
+
+
+def stop(sizes: Sizes) -> list[Row]:
+    """The site's stop is asked for; of the others the reader leaves, which is all they know."""
+    rows = []
+    phases = {"running": ("while it answers", 0), "prompt": ("before the first token", 1000 * sizes.prompt_seconds)}
+    at_most = 2.0 + sizes.prompt_seconds
+    with tempfile.TemporaryDirectory() as folder, bench(Path(folder)) as here:
+        for key, (phase, first_ms) in phases.items():
+            here.model.set(tokens=1_000_000, rate=10, first_ms=first_ms)
+            took = {name: seconds_to_leave(here, name, stops=sizes.stops, at_most=at_most) for name in here.targets}
+            for q in (50, 99):
+                values = {name: 1000 * quantile(seconds, q / 100) for name, seconds in took.items()}
+                rows.append(Row(f"{key}_p{q}", f"{phase}: model left after, p{q}, ms", values))
+    return rows

@@ -2,6 +2,7 @@
 
     make bench                                  everything, some twelve minutes
     make bench ARGS='--only relay100 memory'    parts of it
+    make bench ARGS=--write                     and make docs/benchmarks.md of it
     make bench ARGS=--quick                     what has to do with streams, less exactly, in two minutes
 
 Targets take turns within one run, and figures are medians: what counts is how they compare, since machines differ. On Linux
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -20,11 +22,14 @@ from functools import partial
 
 from benchmarks import _install, _workloads
 from benchmarks._goals import GOALS
-from benchmarks._report import Figures, Row, cells, judged, text
-from benchmarks._targets import NAMES
+from benchmarks._page import Panel, Section, page, picture
+from benchmarks._report import Figures, Row, Verdict, cells, judged, text
+from benchmarks._targets import NAMES, machine, versions
 from benchmarks._workloads import FULL, QUICK, Sizes
+from chatapp.settings import ROOT
 
 BUSY = 0.5  # load average
+DOCS = ROOT / "docs"
 
 
 @dataclass(frozen=True)
@@ -38,18 +43,73 @@ class Part:
 
 
 PARTS = {
-    "relay100": Part("100 streams × 50 tokens a second", _workloads.relay100, "All begin within 2 s."),
-    "relay500": Part("500 streams × 20 tokens a second", _workloads.relay500, "All begin within 5 s."),
-    "fullspeed": Part(
-        "50 streams at full speed", _workloads.fullspeed, "The model writes as fast as its reader reads."
+    "one": Part(
+        "One stream",
+        _workloads.one,
+        f"{FULL.one_streams} answers a round, one after the other, 20 tokens each, 200 a second.",
     ),
-    "question": Part("Questions whose answer is one token", _workloads.question, "Four at a time."),
-    "fanout": Part("200 readers", _workloads.fanout, "25 tokens a second."),
-    "memory": Part("Nearly silent streams", _workloads.memory, "One token at once, the next after five seconds."),
-    "start": Part("From a clean clone to the first page", _install.start, "", streams=False),
-    "install": Part("What is installed", _install.install, "", streams=False),
-    "idle": Part("Idle", _install.idle, "", streams=False),
-    "page": Part("The first page", _install.page, "", streams=False),
+    "relay100": Part(
+        "100 streams × 50 tokens a second",
+        _workloads.relay100,
+        f"{FULL.relay100_tokens} tokens each; all begin within 2 s.",
+    ),
+    "relay500": Part(
+        "500 streams × 20 tokens a second",
+        _workloads.relay500,
+        f"{FULL.relay500_tokens} tokens each; all begin within 5 s, so a hundred questions a second come at "
+        "first. Where a target was so late that its first stream ended before its last one began, there is no "
+        "moment when all of them run.",
+    ),
+    "fullspeed": Part(
+        "50 streams at full speed",
+        _workloads.fullspeed,
+        f"{FULL.fullspeed_tokens:,} tokens each; the model writes as fast as its reader reads. A relay may "
+        "write several tokens that arrived at once as one event; nginx and the model itself are bounded by "
+        "the kit.",
+    ),
+    "question": Part(
+        "Questions whose answer is one token",
+        _workloads.question,
+        f"{FULL.questions} a round, four at a time, each on a connection of its own. The site checks the "
+        "sign-in, stores question and answer, and is asked twice: for the start, then for the stream.",
+    ),
+    "fanout": Part(
+        f"{FULL.readers} readers",
+        _workloads.fanout,
+        f"{FULL.fanout_tokens} tokens, 25 a second. A stream each: every reader has asked a question. One "
+        "answer for all: one was asked, and all are there before its answer begins.",
+    ),
+    "memory": Part(
+        "Nearly silent streams",
+        _workloads.memory,
+        f"{FULL.held_streams:,} streams, one token at once and then one every five seconds. Growth of the "
+        "tree's memory (PSS), after a warm-up of fifty streams, divided by the streams; the kernel's buffers "
+        "are not in it.",
+    ),
+    "resume": Part(
+        "Coming back at the end of a long answer",
+        _workloads.resume,
+        f"{FULL.resumed_tokens:,} tokens, ended; `Last-Event-ID` is that of the tenth event from the end, on a "
+        f"connection of its own, {FULL.resumes} times.",
+    ),
+    "wire": Part(
+        "Bytes on the wire",
+        _workloads.wire,
+        f"One stream of {FULL.wire_tokens} tokens, each of which comes alone, without compression. The site's "
+        "end event holds the whole answer again.",
+    ),
+    "stop": Part(
+        "Stop pressed",
+        _workloads.stop,
+        f"{FULL.stops} answers are open, 10 tokens a second each, and are stopped one by one: of the site by "
+        "its own request, of the others by leaving, which is all they know. Until the model server sees its "
+        f"connection closed. Before the first token the model says nothing at all, for {FULL.prompt_seconds} s; "
+        "who notices only when writing keeps it busy until then.",
+    ),
+    "start": Part("From a clean clone to the first page", _install.start, "`make run`.", streams=False),
+    "install": Part("What is installed", _install.install, "The core, without extras.", streams=False),
+    "idle": Part("Idle", _install.idle, "Before anybody asks.", streams=False),
+    "page": Part("The first page", _install.page, "In Chromium, nothing cached.", streams=False),
 }
 
 
@@ -58,7 +118,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Measure the site beside others, and against its goals.")
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"some of: {' '.join(PARTS)}")
     parser.add_argument("--quick", action="store_true", help="less exactly, and only what has to do with streams")
+    parser.add_argument("--write", action="store_true", help="make docs/benchmarks.md of a whole run")
     given = parser.parse_args()
+    if given.write and (given.only or given.quick):
+        parser.error("--write is for a whole run")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, which ends what was started
     load = os.getloadavg()[0]
     if load > BUSY:
         print(f"the load average is {load:.1f}: other work will show in the figures", file=sys.stderr)
@@ -66,7 +130,20 @@ def main() -> int:
     figures = measured(chosen, QUICK if given.quick else FULL)
     verdicts = judged(GOALS, figures)
     print(text([["", "is", "goal", "moonshot"], *(verdict.cells for verdict in verdicts)]))
+    if given.write:
+        write(figures, verdicts, load)
     return int(any(verdict.missed for verdict in verdicts))
+
+
+def write(figures: Figures, verdicts: list[Verdict], load: float) -> None:
+    sections = [Section(PARTS[name].title, PARTS[name].how, rows) for name, rows in figures.items()]
+    facts = {"machine": machine(), "versions": versions(), "load": load, "rounds": FULL.rounds}
+    (DOCS / "benchmarks.md").write_text(page(sections, verdicts, NAMES, **facts))
+    panels = [
+        Panel("CPU per token, µs: 100 × 50/s", figures.peers("relay100", "cpu")),
+        Panel("Added delay, p99, ms: 500 × 20/s, log.", figures.peers("relay500", "token_p99"), logarithmic=True),
+    ]
+    (DOCS / "benchmarks.svg").write_text(picture(panels, NAMES))
 
 
 def measured(chosen: list[str], sizes: Sizes) -> Figures:
