@@ -197,8 +197,11 @@ def test_the_control_a_redirect_that_is_followed_is_seen(
     fake_models: FakeModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Trusting(requests.Session):
-        def request(self, *arguments: Any, **options: Any) -> requests.Response:
-            return super().request(*arguments, **(options | {"allow_redirects": True}))
+        asked = False
+
+        def send(self, request: Any, **options: Any) -> requests.Response:
+            follow, self.asked = not self.asked, True
+            return super().send(request, **(options | ({"allow_redirects": True} if follow else {})))
 
     monkeypatch.setattr(_http, "OneCall", Trusting)
     model = f"redirect,status=307,to=/v1/chat/completions,test={uuid.uuid4()}"

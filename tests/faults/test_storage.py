@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 import warnings
@@ -122,7 +123,6 @@ class Postgres:
         pgexec("pg_ctl", arguments, bin_path=server.bin_path, user=server.system_user)
 
     def start(self) -> None:
-        self._server.ensure_pgdata_inited()  # another test run may have closed the folder to others meanwhile
         self._server.ensure_postgres_running()
 
     def close(self) -> None:
@@ -130,24 +130,25 @@ class Postgres:
 
 
 @pytest.fixture
-def postgres(tmp_path: Path) -> Iterator[Postgres]:
-    server = Postgres(tmp_path / "postgres")
-    yield server
-    server.close()
+def postgres() -> Iterator[Postgres]:
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:  # pytest closes its own to others at each run
+        server = Postgres(Path(folder))
+        yield server
+        server.close()
 
 
 def resumed(client: Client, started: dict[str, Any], seen: list[sse.Frame]) -> list[sse.Frame]:
     """Return all frames of an answer, coming back as a page does for as long as the site says that it is not the end."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
+        if seen and seen[-1].event in ("done", "fail"):
+            return seen
         last = seen[-1].id if seen else None
         try:
             for frame in client.follow(started["generationId"], last):
                 if frame.id is None:
                     break  # "it goes on in a moment"
                 seen.append(frame)
-                if frame.event in ("done", "fail"):
-                    return seen
         except (AssertionError, requests.RequestException):
             pass
         time.sleep(0.2)
@@ -163,8 +164,8 @@ def test_postgresql_dies_in_mid_answer_and_the_answer_goes_on_when_it_is_back(
     model = f"count-400,delay=0.01,test={uuid.uuid4()}"
     ada, bob = site.new_user(), hasty.new_user()
     started, lost = ada.start("x", f"openai/{model}"), bob.start("x", "openai/count-400,delay=0.01")
-    stream = ada.follow(started["generationId"])
-    seen = [next(stream) for _ in range(20)]
+    watched = Watched(ada, events(started))
+    wait_until(lambda: len(watched.frames) > 20)
     postgres.cut_down()
     refused = []
     down = time.monotonic()
@@ -177,11 +178,8 @@ def test_postgresql_dies_in_mid_answer_and_the_answer_goes_on_when_it_is_back(
             refused.append((ada.request(method, path, body), time.monotonic() - began))
         time.sleep(0.5)
     postgres.start()
-    for frame in stream:
-        if frame.id is None:
-            break
-        seen.append(frame)
-    frames = resumed(ada, started, seen)
+    wait_until(lambda: watched.ended, 30, f"the end of the answer or of its stream (see {site.log_file})")
+    frames = resumed(ada, started, [frame for frame in watched.frames if frame.id is not None])
     assert text_of(frames) == whole_text(400) == ada.answer(started)["content"]
     assert [frame.id for frame in frames] == [str(n) for n in range(1, len(frames) + 1)]
     assert (frames[-1].event, ada.answer(started)["status"]) == ("done", "finished")

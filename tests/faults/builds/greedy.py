@@ -1,9 +1,10 @@
-"""A site that reads from models as urllib3 does by itself: without giving way, as long as something comes."""
+"""A site that reads answers as `requests` does, line by line: a long one is joined again and again, and others wait."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,11 +16,14 @@ __all__ = ["app"]
 
 
 def blocks(api: Any, response: Any) -> Iterator[bytes]:
-    while block := response.raw.read1(_http.READ_BYTES, decode_content=True):
-        yield block
+    for line in response.iter_lines():
+        yield line + b"\n"
 
 
 _http.blocks = blocks
-_http.MAX_HEAD_BYTES = 1 << 40
 _http.time = SimpleNamespace(sleep=lambda seconds: None, monotonic=time.monotonic)  # type: ignore[assignment]
 _stream.time = _http.time  # type: ignore[attr-defined]
+with suppress(ImportError, AttributeError):
+    from chatapp.providers import _body
+
+    _body.of = lambda response: None  # type: ignore[attr-defined]
