@@ -40,7 +40,7 @@ IDLE_SECONDS = 5.0  # PostgreSQL ends a transaction idle for so long: a frozen w
 LOCK_SECONDS = 30.0  # a lock held longer is a fault of its own; the asker is told
 SHORT_BUSY_SECONDS = 0.02  # what a statement may block the loop for, where SQLite alone can wait (recovery of the WAL)
 
-WAL_BYTES = 4 * 1024 * 1024  # SQLite's own measure, 1,000 pages
+WAL_BYTES = 16 * 1024 * 1024  # pages that are written again and again go into the database once
 
 BUSY = "The database is busy. Try again in a moment."
 # by SQLite's primary result code

@@ -530,6 +530,8 @@ def joined(pieces: Sequence[Token | Reasoning]) -> list[Event]:
 
     NUL is shown as U+FFFD: PostgreSQL stores no NUL, and what is streamed is what is stored.
     """
+    if len(pieces) == 1 and "\0" not in pieces[0].content:  # nearly always
+        return [pieces[0]]
     events: list[Event] = []
     kind: type[Token | Reasoning] = type(pieces[0])
     texts: list[str] = []

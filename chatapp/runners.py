@@ -169,6 +169,8 @@ class Runners:
             for generation_id in store.stop_requests(self.owner):
                 if generation_id in self._running:
                     self._running[generation_id].stop()
+        if self.draining:
+            return
         if store.has_orphans():
             for generation_id in store.take_orphans(self.enter()):
                 failpoints.reach("taken-over")

@@ -26,20 +26,21 @@ class Frame:
     id: str | None = None
     retry: int | None = None
 
-    def encode(self) -> bytes:
-        """Return the wire form. Raises ValueError if the id or the name holds a newline or NUL."""
-        lines = []
-        if self.retry is not None:
-            lines.append(f"retry: {self.retry:d}")
-        if self.id is not None:
-            lines.append(f"id: {single_line(self.id)}")
+    def encode(self, name: str | None = None) -> bytes:
+        """Return the wire form, with the id *name* if it has none of its own.
+
+        Raises ValueError if the id or the event's name holds a newline or NUL.
+        """
+        name = name if self.id is None else self.id
+        head = f"retry: {self.retry:d}\n" if self.retry is not None else ""
+        if name is not None:
+            head += f"id: {single_line(name)}\n"
         if self.event is not None:
-            lines.append(f"event: {single_line(self.event)}")
-        if "\n" in self.data or "\r" in self.data:
-            lines.extend(f"data: {line}" for line in NEWLINE.split(self.data))
-        else:
-            lines.append(f"data: {self.data}")
-        return ("\n".join(lines) + "\n\n").encode()
+            head += f"event: {single_line(self.event)}\n"
+        data = self.data
+        if "\n" in data or "\r" in data:
+            data = "\ndata: ".join(NEWLINE.split(data))
+        return f"{head}data: {data}\n\n".encode()
 
 
 def comment(text: str = "") -> bytes:
@@ -84,6 +85,13 @@ class Parser:
             if frame is not None:
                 frames.append(frame)
         return frames
+
+    def skip(self) -> bool:
+        """Say whether whole events can be read past the parser now, and count the stream's beginning as read if so."""
+        if self._size or self._data or self._event or self._after_cr:
+            return False
+        self._first = False
+        return True
 
     def _lines(self, data: bytes) -> list[bytes]:
         if self._after_cr and data:

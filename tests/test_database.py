@@ -261,7 +261,7 @@ def wal_bytes(made: World) -> int:
 
 
 def test_no_commit_moves_the_write_ahead_log_but_a_thread_does(made: World) -> None:
-    fill(made, 60)
+    fill(made, 3 * database.WAL_BYTES // 200_000)
     assert wal_bytes(made) > database.WAL_BYTES  # SQLite by itself would have begun anew at that size
     assert checkpoint(made.engine) is True
     fill(made, 2)

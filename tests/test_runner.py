@@ -704,7 +704,7 @@ def test_a_long_lock_is_waited_for_once_by_all_together(stage: Stage, monkeypatc
         raise Overloaded
 
     names = [stage.generation() for _ in range(20)]
-    monkeypatch.setattr(chatapp.database, "_begin_immediate", busy)
+    monkeypatch.setattr(chatapp.database, "_begin_when_free", busy)
     owner = stage.runners.owner
     appends = [gevent.spawn(stage.log.append, name, [Token("a")], after=0, owner=owner) for name in names]
     gevent.joinall(appends, timeout=10)

@@ -8,8 +8,8 @@ that a reader cut off between two frames of one event resumes exactly there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
@@ -45,7 +45,7 @@ START = Cursor()
 
 
 class Encoder(Protocol):
-    def frames(self, event: Event) -> Iterable[Frame]:
+    def frames(self, event: Event) -> Sequence[Frame]:
         """Return the event's frames, without ids; none where the format has no place for the event."""
         ...
 
@@ -67,21 +67,24 @@ def parse_cursor(text: str | None) -> Cursor | None:
     return cursor if cursor.seq or not cursor.part else None
 
 
-def frames(encoder: Encoder, entry: Entry, *, cursor: Cursor = START, prefix: str = "") -> Iterator[Frame]:
-    """Yield the entry's frames past *cursor*, each with its id, which begins with *prefix*."""
-    parts = list(encoder.frames(entry.event))
+def wire(encoder: Encoder, entries: Iterable[Entry], *, cursor: Cursor = START, prefix: str = "") -> bytes:
+    """Return the bytes of the entries' frames past *cursor*, each with its id, which begins with *prefix*."""
+    blocks: list[bytes] = []
+    for seq, event in entries:
+        parts = encoder.frames(event)
+        if len(parts) == 1 and seq > cursor.seq:  # nearly all
+            blocks.append(parts[0].encode(f"{prefix}{seq}"))
+        else:
+            blocks += inner(parts, seq, cursor=cursor, prefix=prefix)
+    return b"".join(blocks)
+
+
+def inner(parts: Sequence[Frame], seq: int, *, cursor: Cursor, prefix: str) -> Iterator[bytes]:
+    """Yield the bytes of an event's frames past *cursor*; ids of all but the last have a part."""
     for number, frame in enumerate(parts, 1):
         part = number if number < len(parts) else 0
-        if not cursor.covers(entry.seq, part):
-            name = f"{prefix}{entry.seq}.{part}" if part else f"{prefix}{entry.seq}"
-            yield replace(frame, id=name)
-
-
-def wire(encoder: Encoder, entries: Iterable[Entry], *, cursor: Cursor = START, prefix: str = "") -> bytes:
-    """Return the bytes of the entries' frames past *cursor*."""
-    return b"".join(
-        frame.encode() for entry in entries for frame in frames(encoder, entry, cursor=cursor, prefix=prefix)
-    )
+        if not cursor.covers(seq, part):
+            yield frame.encode(f"{prefix}{seq}.{part}" if part else f"{prefix}{seq}")
 
 
 def json_text(value: Any) -> str:

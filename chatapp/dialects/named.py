@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from chatapp.dialects import json_text
@@ -53,6 +53,6 @@ FRAMES: dict[type[Event], Callable[[Any], Iterable[Frame]]] = {
 
 
 class Encoder:
-    def frames(self, event: Event) -> Iterable[Frame]:
+    def frames(self, event: Event) -> Sequence[Frame]:
         encode = FRAMES.get(type(event))
-        return encode(event) if encode else ()
+        return tuple(encode(event)) if encode else ()

@@ -5,7 +5,7 @@ A browser raises an `error` of its own on the same object, so an event of that n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from chatapp.answer import Answer
@@ -17,9 +17,9 @@ COUNTS = False
 
 
 class Encoder:
-    def frames(self, event: Event) -> Iterable[Frame]:
+    def frames(self, event: Event) -> Sequence[Frame]:
         name = "fail" if type(event) is Failed else event.name
-        yield Frame(json_text(dump(event)), name)
+        return (Frame(json_text(dump(event)), name),)
 
 
 def reset(answer: Answer, cursor: str) -> Frame:

@@ -9,7 +9,7 @@ https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -20,6 +20,7 @@ from chatapp.providers import ChatRequest, End, Model, Piece, _failures, _http, 
 from chatapp.providers._http import Api
 from chatapp.settings import Settings
 
+DONE = "[DONE]"
 ENDPOINT = re.compile(r"/(chat/completions|models|messages)$")
 VERSION = re.compile(r"/v\d")
 # Where an API lists all that it has: these make pictures, sound or vectors.
@@ -88,12 +89,9 @@ class Decoder:
         self._finish_reason = "stop"
         self._usage: Usage | None = None
 
-    def __call__(self, payload: str | bytes) -> Iterator[Piece]:
-        if payload.strip() in ("[DONE]", b"[DONE]"):
-            if self._usage:
-                yield self._usage
-            yield End(self._finish_reason)
-            return
+    def __call__(self, payload: str | bytes) -> Iterable[Piece]:
+        if len(payload) < len(DONE) + 8 and payload.strip() in (DONE, DONE.encode()):
+            return [*([self._usage] if self._usage else []), End(self._finish_reason)]
         chunk = _stream.parsed(payload)
         if chunk.get("error") or chunk.get("object") == "error":
             raise _failures.from_stream(self._api, chunk, model=self._model)
@@ -102,26 +100,34 @@ class Decoder:
             numbers = (counted.get(f"{kind}_tokens") for kind in ("prompt", "completion", "total"))
             self._usage = _stream.usage(*numbers) or self._usage
         choices = _stream.listing(chunk.get("choices"))
-        if choices:  # the chunk with the counts has none
-            yield from self._choice(_stream.mapping(choices[0]))
+        return self._choice(_stream.mapping(choices[0])) if choices else ()  # the chunk with the counts has none
 
-    def _choice(self, choice: dict[str, Any]) -> Iterator[Piece]:
+    def _choice(self, choice: dict[str, Any]) -> Iterable[Piece]:
         delta = _stream.mapping(choice.get("delta"))
+        pieces: list[Piece] = []
         # Some servers send both names with the same text.
         reasoning = delta.get("reasoning_content") or delta.get("reasoning")
         if reasoning and isinstance(reasoning, str):
-            yield Reasoning(reasoning)
+            pieces.append(Reasoning(reasoning))
         content = _stream.text(delta.get("content")) or _stream.text(delta.get("refusal"))
         if content:
-            yield Token(content)
+            pieces.append(Token(content))
         reason = choice.get("finish_reason")
         if reason == "content_filter":
             # Said also after some text: that text is not the whole answer.
-            raise ProviderError(f"{self._api.title}'s content filter held the answer back.", retryable=False)
+            blocked = ProviderError(f"{self._api.title}'s content filter held the answer back.", retryable=False)
+            return then(pieces, blocked)
         if reason == "abort":
-            raise _http.interrupted(self._api)
+            return then(pieces, _http.interrupted(self._api))
         if reason:
             self._finish_reason = "length" if reason == "length" else "stop"
+        return pieces
+
+
+def then(pieces: Iterable[Piece], error: ProviderError) -> Iterator[Piece]:
+    """Give what came before a fault before the fault."""
+    yield from pieces
+    raise error
 
 
 def base_url(url: str) -> str:

@@ -79,11 +79,24 @@ class Events:
         self._unfinished = 0
 
     def feed(self, data: bytes) -> list[str | bytes]:
+        plain = self._plain(data)
+        if plain:
+            return plain
         frames = self._parser.feed(data)
         self._unfinished = 0 if frames else self._unfinished + len(data)
         if self._unfinished > MAX_UNFINISHED_BYTES:
             raise sse.LineTooLong
         return [frame.data for frame in frames]
+
+    def _plain(self, data: bytes) -> list[str | bytes]:
+        """Return the payloads of whole events that are one line of data each, as nearly all reads are; else none."""
+        if not data.startswith(b"data: ") or not data.endswith(b"\n\n") or not self._parser.skip():
+            return []
+        payloads: list[str | bytes] = list(data[6:-2].split(b"\n\ndata: "))
+        if data.count(b"\n") != 2 * len(payloads) or b"\r" in data:
+            return []
+        self._unfinished = 0
+        return payloads
 
 
 class Reader:
@@ -271,16 +284,22 @@ def check_type(api: Api, response: Any, allowed: tuple[str, ...], model: str) ->
 def parsed(payload: str | bytes, default: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the payload's JSON object. Raises Unreadable, or returns *default*, where it is none."""
     try:
-        if isinstance(payload, bytes):
-            payload = payload.decode("utf-8", "replace")  # as the events' parser does
         record = orjson.loads(payload)
     except orjson.JSONDecodeError:
-        record = None
+        record = tolerantly(payload)
     if isinstance(record, dict):
         return record
     if default is None:
         raise Unreadable
     return default
+
+
+def tolerantly(payload: str | bytes) -> Any:
+    """Return the JSON of what is no UTF-8, read as the events' parser does; None where it is no JSON either."""
+    try:
+        return orjson.loads(payload.decode("utf-8", "replace")) if isinstance(payload, bytes) else None
+    except orjson.JSONDecodeError:
+        return None
 
 
 def mapping(value: Any) -> dict[str, Any]:
