@@ -43,7 +43,9 @@ def cut_at_random(
         own, load = random.Random(seed), Load(site, model)
         while not enough():
             answer = load.begin(Known(next(answer_numbers), tokens, delay=0.003))
-            for _ in range(4):  # the first while it runs
+            for number in range(4):  # the first while it runs
+                if number and enough():
+                    break
                 done = read_in_pieces(load.client, answer, own.choice(DIALECTS), own)
                 with lock:
                     result.cuts += done.cuts

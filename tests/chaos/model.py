@@ -226,6 +226,8 @@ class Model:
             "OPENAI_API_KEY": "sk-none",
             "CHATAPP_REGISTRATION": "open",
             "CHATAPP_STREAMS_PER_USER": "10000",
+            "CHATAPP_FIRST_EVENT_SECONDS": "120",
+            "CHATAPP_IDLE_SECONDS": "60",
         }
 
     def calls(self, answer: int | None = None) -> list[dict[str, Any]]:

@@ -52,6 +52,7 @@ class Wire:
     def __init__(self) -> None:
         self.status = 0
         self.whole = False  # the last chunk came
+        self.retries: list[int] = []  # ms
         self._head = b""
         self._raw = b""
         self._left = 0  # of the chunk that is being read, its CRLF included
@@ -70,7 +71,11 @@ class Wire:
         self._raw += data
         self._dechunk()
         *blocks, self._text = self._text.split(b"\n\n")
-        return [frame for block in blocks if (frame := parsed(block.decode()))]
+        fields = [dict(line.split(": ", 1) for line in block.decode().split("\n") if ": " in line) for block in blocks]
+        self.retries += [int(found["retry"]) for found in fields if "retry" in found]
+        return [
+            Frame(found.get("id", ""), found.get("event", ""), found["data"]) for found in fields if "data" in found
+        ]
 
     def _dechunk(self) -> None:
         while self._raw:
@@ -87,11 +92,6 @@ class Wire:
                     return
                 self._raw, self._left = rest, int(size, 16) + 2
                 self.whole = self.whole or size == b"0"
-
-
-def parsed(block: str) -> Frame | None:
-    fields = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line)
-    return Frame(fields.get("id", ""), fields.get("event", ""), fields["data"]) if "data" in fields else None
 
 
 @dataclass
@@ -111,6 +111,7 @@ class Reader:
     ended: bool = False
     connect: Callable[[], socket.socket] | None = None  # another way to get a connection
     port: int = 0  # our end of the newest connection
+    last: Wire = field(default_factory=Wire)  # what came by it
 
     @classmethod
     def of(cls, client: Client, path: str) -> Reader:
@@ -147,6 +148,7 @@ class Reader:
                     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         except OSError:
             self.refused += 1
+        self.last = wire
         if wire.status:
             self.statuses.append(wire.status)
         if wire.status == 204:

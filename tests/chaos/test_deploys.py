@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -11,6 +12,7 @@ import requests
 from tests.chaos import kills
 from tests.chaos.load import Load, obeyed, order
 from tests.chaos.model import Model
+from tests.chaos.reader import STREAMS, Reader
 from tests.support.site import Site, wait_until
 
 GAP_SECONDS = 15  # on a busy machine; what it really is, is measured by `make chaos`
@@ -77,13 +79,16 @@ def test_readers_are_let_go_cleanly_and_told_to_come_back_soon(failing_site: Cal
     site = failing_site(CHATAPP_DRAIN_SECONDS="0")
     load = Load(site, model)
     [answer] = load.start(1, tokens=10_000, delay=0.01)
-    path = f"{site.url}/api/generations/{answer.started['generationId']}/events"
-    with load.client.http.get(path, stream=True, timeout=30) as response:
-        response.raw.read1(100)
+    reader = Reader.of(load.client, STREAMS["native"](answer.started))
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(reader.read)
+        wait_until(lambda: len(reader.frames) > 3)
         kills.end_with(site, signal.SIGTERM)
-        rest = b"".join(response.iter_content(65536))  # raises if the last chunk does not come
-    retries = [line for line in rest.split(b"\n") if line.startswith(b"retry: ")]
-    assert retries
-    assert 0 < int(retries[-1].split()[1]) < 3000
+        reading.result(30)
+    assert reader.last.whole  # the last chunk came: a proxy need not report a broken answer
+    assert 0 < reader.last.retries[-1] < reader.last.retries[0]
+    assert (reader.ended, reader.notes) == (False, [])
+    assert site.process is not None
+    site.process.wait(10)
     site.start()
     load.client.call("POST", f"/api/chat/conversations/{answer.started['conversationId']}/stop")

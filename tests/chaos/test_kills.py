@@ -96,7 +96,7 @@ def test_a_worker_that_was_paused_beyond_its_lease_writes_nothing_more(
 def test_the_control_without_the_fence_two_write_one_answer(
     failing_site: Callable[..., Site], model: Model, dice: random.Random
 ) -> None:
-    assert kills.pause(failing_site(2, CHATAPP_TEST_WITHOUT="fence"), model, dice, answers=3, seconds=8).faults
+    assert kills.pause(failing_site(2, CHATAPP_TEST_WITHOUT="fence"), model, dice, answers=3, seconds=6).faults
 
 
 def test_a_worker_whose_loop_is_blocked_beyond_its_lease_writes_nothing_more(two_workers: Site, model: Model) -> None:

@@ -3,7 +3,7 @@
 A test writes an order into the file `order` in the data folder: `POINT N ACT [SECONDS]`. The first process that reaches the
 point for the N-th time since then renames the file to `obeyed` and does it: `kill` (itself, -9), `pause` (itself, SIGSTOP),
 `stall` (this greenlet), `busy` (keeps the event loop), `clock` (is off from now on), `raise`. `CHATAPP_TEST_WITHOUT` names
-the guards that are not there.
+the guards that are not there, `CHATAPP_TEST_ACCESS_SECONDS` how long an access token lasts.
 """
 
 from __future__ import annotations
@@ -173,4 +173,6 @@ def count_greenlets() -> None:
 
 
 gevent.spawn(count_greenlets)
+if "CHATAPP_TEST_ACCESS_SECONDS" in os.environ:
+    app.config["JWT_ACCESS_TOKEN_EXPIRES"] = timedelta(seconds=float(os.environ["CHATAPP_TEST_ACCESS_SECONDS"]))
 take_away(os.environ.get("CHATAPP_TEST_WITHOUT", "").split())
