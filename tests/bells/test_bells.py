@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import logging
 import os
 import socket
@@ -13,10 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 
 import chatapp.bells
 from chatapp import bells, registry
+from chatapp.bells import machine
 from chatapp.bells.local import Bell as Local
 from chatapp.errors import SettingsError
 from chatapp.events import Entry, Token
@@ -334,6 +338,50 @@ def test_a_folder_however_deep_is_only_its_owners(new_ringer: NewRinger, tmp_pat
     assert len(sockets(deep)) == 1
 
 
+def test_a_ring_is_sent_only_where_it_is_wanted_and_as_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a peer sees it that speaks for itself, and never repeats what it wants."""
+    monkeypatch.setattr(machine, "FORGET_SECONDS", 0.5)
+    bell, heard = machine.Bell(Settings(data_dir=tmp_path)), []
+    bell.listen(lambda generation_id, entries: heard.append(generation_id))
+    bell.open()
+    name = f"{machine.machine_id()}-{'0' * 16}"
+    folder = os.open(tmp_path / "bells", os.O_RDONLY)
+    [theirs] = sockets(tmp_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer:
+        peer.bind(f"/proc/self/fd/{folder}/{name}")
+        peer.setblocking(False)
+
+        def say(*words: object) -> None:
+            peer.sendto(json.dumps(words).encode(), f"/proc/self/fd/{folder}/{theirs}")
+            gevent.sleep(0.05)
+
+        def rings() -> list[str]:
+            """Ring two logs; return which of them were sent."""
+            for generation_id in ("wanted", "other"):
+                bell.ring(generation_id, BATCH)
+            gevent.sleep(0.05)
+            said = []
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    said += [json.loads(line) for line in peer.recv(1_000_000).splitlines()]
+            return [words[1] for words in said if words[0] == "ring"]
+
+        assert rings() == []
+        say("want", name, ["wanted"])
+        assert rings() == ["wanted"]
+        say("unwant", name, ["wanted"])
+        assert rings() == []
+        say("want", name, ["wanted"])
+        assert rings() == ["wanted"]
+        gevent.sleep(0.6)
+        assert rings() == []
+        heard.clear()
+        say("ring", "not wanted here", [[1, "token", {"content": "a"}]])
+        assert heard == []
+    os.close(folder)
+    bell.close()
+
+
 def test_rubbish_in_a_socket_is_ignored_with_one_line(new_ringer: NewRinger, tmp_path: Path) -> None:
     one = new_ringer(tmp_path)
     [name] = sockets(tmp_path)
@@ -419,6 +467,18 @@ def test_nobody_waits_for_redis_and_it_is_found_again(
     one.until(lambda: "Redis is back" in one.log())
     assert [one.log().count(words) for words in ("Redis is away", "Redis is back")] == [1, 1]
     assert len(one.log().splitlines()) == 2
+    one.kill(), two.kill()
+
+
+def test_what_was_under_way_when_a_connection_broke_is_sent_again(
+    new_ringer: NewRinger, shaky: RedisServer, tmp_path: Path
+) -> None:
+    one, two = new_ringer(tmp_path, shaky.url), new_ringer(tmp_path, shaky.url)
+    meet(one, two)
+    shaky.command("CLIENT", "KILL", "TYPE", "normal")  # those who hear are of another type
+    message = {"word": new_name()}
+    one.call("tell", message)
+    two.until(lambda: message in two.told())
     one.kill(), two.kill()
 
 
