@@ -25,7 +25,7 @@ from flask_jwt_extended import (
 from flask_jwt_extended.exceptions import CSRFError, JWTExtendedException
 from jwt import PyJWTError
 
-from chatapp.database import connected, db
+from chatapp.database import db, glance
 from chatapp.errors import Forbidden, Unauthorized
 from chatapp.models import accounts
 from chatapp.models.accounts import User
@@ -128,7 +128,7 @@ def without_sign_in() -> tuple[User, None]:
 def from_token() -> tuple[User, str]:
     claims = verified()
     sign_in: str = claims.get(SIGN_IN_CLAIM, "")
-    with connected(db.engine) as connection:
+    with glance(db.engine) as connection:
         user = accounts.signed_in(connection, claims["sub"], sign_in)
     if user is None:
         raise Unauthorized

@@ -13,16 +13,19 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import gevent
 from flask_sqlalchemy import SQLAlchemy
 from gevent.lock import RLock
 from sqlalchemy import JSON, URL, Connection, DateTime, Engine, Float, MetaData, create_engine, event, make_url, text
+from sqlalchemy.dialects.sqlite import pysqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -84,12 +87,15 @@ NAMES = {
 }
 
 
+JSON_OR_NULL = JSON(none_as_null=True)  # what is not there is no JSON either
+
+
 class Base(DeclarativeBase):
     """All tables of the site are in its metadata."""
 
     registry = registry(
         metadata=MetaData(naming_convention=NAMES),
-        type_annotation_map={datetime: UtcDateTime, dict[str, Any]: JSON, list[dict[str, Any]]: JSON},
+        type_annotation_map={datetime: UtcDateTime, dict[str, Any]: JSON_OR_NULL, list[dict[str, Any]]: JSON_OR_NULL},
     )
 
 
@@ -287,6 +293,89 @@ def quick_transaction(raw: sqlite3.Connection) -> Iterator[None]:
             if raw.in_transaction:
                 raw.execute("ROLLBACK")
             raise
+
+
+class Prepared:
+    """A statement with named parameters, made once; for what each question does.
+
+    SQLite runs it without SQLAlchemy, which takes longer over a statement than SQLite: by its text, with SQLAlchemy's own
+    conversions of values. Errors are SQLAlchemy's.
+    """
+
+    def __init__(self, statement: Any) -> None:
+        self.statement = statement
+
+    def rows(self, connection: Connection | sqlite3.Connection, **values: Any) -> list[tuple[Any, ...]]:
+        """Return what is found."""
+        raw = _raw(connection)
+        if raw is None:
+            return [tuple(row) for row in connection.execute(self.statement, values)]
+        converters = self._sqlite[2]
+        found = self._run(raw, values).fetchall()
+        return [
+            tuple(value if convert is None else convert(value) for convert, value in zip(converters, row, strict=True))
+            for row in found
+        ]
+
+    def first(self, connection: Connection | sqlite3.Connection, **values: Any) -> tuple[Any, ...] | None:
+        """Return the first of what is found, None for nothing."""
+        return next(iter(self.rows(connection, **values)), None)
+
+    def change(self, connection: Connection, **values: Any) -> int:
+        """Return how many rows were written."""
+        raw = _raw(connection)
+        return connection.execute(self.statement, values).rowcount if raw is None else self._run(raw, values).rowcount
+
+    def _run(self, raw: sqlite3.Connection, values: dict[str, Any]) -> sqlite3.Cursor:
+        text, parameters, _ = self._sqlite
+        given = []
+        for name, fixed, convert in parameters:
+            value = values[name] if fixed is None else fixed
+            given.append(value if value is None or convert is None else convert(value))
+        try:
+            return raw.execute(text, given)
+        except sqlite3.Error as error:
+            raise DBAPIError.instance(text, None, error, sqlite3.Error, hide_parameters=True) from error
+
+    @cached_property
+    def _sqlite(self) -> tuple[str, list[tuple[str, Any, Convert]], list[Convert]]:
+        """The text, the parameters by their place (with what is fixed in the statement), what each column is read by."""
+        compiled = self.statement.compile(dialect=SQLITE)
+        binds = [(name, compiled.binds[name]) for name in compiled.positiontup or ()]
+        parameters = [(name, bind.value, bind.type.dialect_impl(SQLITE).bind_processor(SQLITE)) for name, bind in binds]
+        columns = self.statement.selected_columns if self.statement.is_select else ()
+        return (
+            str(compiled),
+            parameters,
+            [column.type.dialect_impl(SQLITE).result_processor(SQLITE, None) for column in columns],
+        )
+
+
+Convert = Callable[[Any], Any] | None
+SQLITE = pysqlite.dialect()
+_glances: WeakKeyDictionary[Engine, sqlite3.Connection] = WeakKeyDictionary()
+
+
+def _raw(connection: Connection | sqlite3.Connection) -> sqlite3.Connection | None:
+    """Return SQLite's connection under *connection*, None where the database is another."""
+    if isinstance(connection, Connection):
+        connection = connection.connection.dbapi_connection  # type: ignore[assignment]
+    return connection if isinstance(connection, sqlite3.Connection) else None
+
+
+@contextmanager
+def glance(engine: Engine) -> Iterator[Connection | sqlite3.Connection]:
+    """What to run a `Prepared` on that only reads, by itself. On SQLite such a one needs neither a transaction nor a pool."""
+    raw = _glances.get(engine) or quick_connection(engine)
+    if raw is None:
+        with connected(engine) as connection:
+            yield connection
+        return
+    if engine not in _glances:
+        raw.execute(f"PRAGMA busy_timeout = {int(SHORT_BUSY_SECONDS * 1000)}")
+        raw.execute("PRAGMA query_only = ON")
+        _glances[engine] = raw
+    yield raw
 
 
 def _connect(engine: Engine) -> Connection:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, ForeignKey, String, bindparam, delete, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from chatapp.database import Base, utcnow
+from chatapp.database import Base, Prepared, utcnow
 from chatapp.models._columns import Created, Id
 from chatapp.models._rows import made_of
 
@@ -82,12 +83,12 @@ def is_empty(session: Session) -> bool:
     return session.scalar(select(User.id).where(User.email != BUILT_IN_EMAIL).limit(1)) is None
 
 
-def signed_in(connection: Connection, user_id: str, sign_in_id: str) -> User | None:
+def signed_in(connection: Connection | sqlite3.Connection, user_id: str, sign_in_id: str) -> User | None:
     """Return the user if they and this sign-in of theirs are still good."""
-    return made_of(User, connection.execute(SIGNED_IN, {"person": user_id, "sign_in": sign_in_id}).first())
+    return made_of(User, SIGNED_IN.first(connection, person=user_id, sign_in=sign_in_id))
 
 
-SIGNED_IN = (
+SIGNED_IN = Prepared(
     select(User.__table__)
     .join(SignIn, SignIn.user_id == User.id)
     .where(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ForeignKey, Index, Integer, Select, String, Text, UniqueConstraint, bindparam, func, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from chatapp.database import Base, exclusively, utcnow
+from chatapp.database import Base, Prepared, exclusively, utcnow
 from chatapp.models._columns import Created, Id
 from chatapp.models._rows import change_row, insert_row
 
@@ -75,7 +75,7 @@ def by_key(session: Session, key: str, user_id: str) -> Conversation | None:
 AS_IT_IS = {"populate_existing": True}
 OWNED = select(Conversation).where(Conversation.id == bindparam("of"), Conversation.user_id == bindparam("whose"))
 BY_KEY = select(Conversation).where(Conversation.key == bindparam("named"), Conversation.user_id == bindparam("whose"))
-LAST_POSITION = select(func.max(Message.position)).where(Message.conversation_id == bindparam("of"))
+LAST_POSITION = Prepared(select(func.max(Message.position)).where(Message.conversation_id == bindparam("of")))
 
 
 def page(
@@ -119,7 +119,7 @@ def add_message(session: Session, conversation: Conversation, message: Message) 
 def add_messages(session: Session, conversation: Conversation, messages: Sequence[Message], **values: Any) -> None:
     """Store *messages* as the newest of *conversation*, which then shows their branch, and has *values* too."""
     exclusively(session, f"conversation {conversation.id}")  # two at once would take the same position
-    last = session.connection().scalar(LAST_POSITION, {"of": conversation.id})
+    last = LAST_POSITION.rows(session.connection(), of=conversation.id)[0][0]
     for position, message in enumerate(messages, (last or 0) + 1):
         message.conversation_id, message.position = conversation.id, position
         insert_row(session, message)
@@ -144,8 +144,7 @@ def said(session: Session, leaf_id: str | None, *, limit: int) -> list[Said]:
     """Return what was said from the root to *leaf_id*, oldest first; at most the last *limit* messages."""
     if leaf_id is None or limit < 1:
         return []
-    rows = session.connection().execute(SAID, {"leaf": leaf_id, "most": limit})
-    return [Said(*row) for row in rows][::-1]
+    return [Said(*row) for row in SAID.rows(session.connection(), leaf=leaf_id, most=limit)][::-1]
 
 
 def _branch(*shown: Any) -> Select[Any]:
@@ -162,7 +161,7 @@ def _branch(*shown: Any) -> Select[Any]:
 
 
 BRANCH = _branch(Message)
-SAID = _branch(Message.role, Message.content)
+SAID = Prepared(_branch(Message.role, Message.content))
 
 
 def deepest(session: Session, message_id: str) -> str:

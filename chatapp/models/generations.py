@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from chatapp.database import Base, utcnow
+from chatapp.database import Base, Prepared, utcnow
 from chatapp.models._columns import Created, Id
 from chatapp.models._rows import made_of, setting
 from chatapp.models.conversations import Conversation, Message
@@ -49,12 +50,12 @@ class Generation(Base):
     ended_at: Mapped[datetime | None] = mapped_column(index=True)
 
 
-def owned(connection: Connection, generation_id: str, user_id: str) -> Generation | None:
+def owned(connection: Connection | sqlite3.Connection, generation_id: str, user_id: str) -> Generation | None:
     """Return the generation if its conversation is this user's."""
-    return made_of(Generation, connection.execute(OWNED, {"of": generation_id, "whose": user_id}).first())
+    return made_of(Generation, OWNED.first(connection, of=generation_id, whose=user_id))
 
 
-OWNED = (
+OWNED = Prepared(
     select(Generation.__table__)
     .join(Conversation, Conversation.id == Generation.conversation_id)
     .where(Generation.id == bindparam("of"), Conversation.user_id == bindparam("whose"))
@@ -71,12 +72,14 @@ def owners(session: Session, generation_ids: set[str]) -> dict[str, str]:
     return {row.id: row.user_id for row in rows}
 
 
-def by_key(connection: Connection, user_id: str, key: str) -> Generation | None:
-    return made_of(Generation, connection.execute(BY_KEY, {"whose": user_id, "named": key}).first())
+def by_key(connection: Connection | sqlite3.Connection, user_id: str, key: str) -> Generation | None:
+    return made_of(Generation, BY_KEY.first(connection, whose=user_id, named=key))
 
 
-BY_KEY = select(Generation.__table__).where(
-    Generation.user_id == bindparam("whose"), Generation.idempotency_key == bindparam("named")
+BY_KEY = Prepared(
+    select(Generation.__table__).where(
+        Generation.user_id == bindparam("whose"), Generation.idempotency_key == bindparam("named")
+    )
 )
 
 
@@ -121,13 +124,13 @@ def open_once_more(session: Session, generation_id: str, *, at_most: int) -> boo
 
 def finish(connection: Connection, generation_id: str, message_id: str, values: dict[str, Any]) -> None:
     """Store how an answer ended: its message's *values*, and that the generation is over."""
-    connection.execute(FINISH_MESSAGE, {"of": message_id, **values})
-    connection.execute(FINISH, {"of": generation_id, "ended_at": utcnow()})
+    FINISH_MESSAGE.change(connection, of=message_id, **values)
+    FINISH.change(connection, of=generation_id, ended_at=utcnow())
 
 
 def sew(connection: Connection, generation_id: str, seams: list[int]) -> None:
     """Store where an answer was gone on with."""
-    connection.execute(SEW, {"of": generation_id, "seams": seams})
+    SEW.change(connection, of=generation_id, seams=seams)
 
 
 MESSAGES, GENERATIONS = Message.__table__, Generation.__table__

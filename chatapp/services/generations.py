@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable
@@ -9,12 +10,13 @@ from datetime import timedelta
 from typing import Any
 
 import gevent
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from chatapp import failpoints
 from chatapp.answer import FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED
-from chatapp.database import connected, db, exclusively, utcnow, writing
+from chatapp.database import db, exclusively, glance, utcnow, writing
 from chatapp.errors import Conflict, NotFound, Overloaded, RateLimited, SessionExpired, of_answer
 from chatapp.eventlog import LeaseLost, LogExpired, LogGone
 from chatapp.events import Event, Reasoning, Started, Status, Token
@@ -183,7 +185,7 @@ def owned(user: User, generation_id: str) -> Generation:
     name = generation_id.lower()
     if not talks.is_uuid(name):
         raise NotFound(GONE)
-    with connected(db.engine) as connection:
+    with glance(db.engine) as connection:
         generation = generations.owned(connection, name, user.id)
     if generation is None:
         raise NotFound(GONE)
@@ -234,21 +236,22 @@ def begin(
     Where no *model* is named, the one that is *usual* in the conversation is asked.
     """
     parts = site()
-    existing = begun(db.session(), user, key)
     db.session.commit()  # no connection is held while model servers are asked
+    with glance(db.engine) as connection:
+        existing = begun(connection, user, key)
     if existing is not None:
         return existing
     model_id = models.resolve(parts, model, usual=usual, field=model_field)
     owner = parts.runners.enter()
     try:
         with writing() as session:
-            existing = begun(session, user, key)
+            existing = begun(session.connection(), user, key)
             if existing is not None:
                 return existing
             conversation, asked = question(session)
             generation, job = add(session, user, conversation, asked, owner, model_id=model_id, key=key, params=params)
     except IntegrityError:
-        existing = begun(db.session(), user, key)
+        existing = begun(db.session.connection(), user, key)
         if existing is None:
             raise
         return existing
@@ -259,9 +262,9 @@ def begin(
     return generation
 
 
-def begun(session: Session, user: User, key: str | None) -> Generation | None:
+def begun(connection: Connection | sqlite3.Connection, user: User, key: str | None) -> Generation | None:
     """Return what the user began with this key."""
-    return generations.by_key(session.connection(), user.id, key) if key else None
+    return generations.by_key(connection, user.id, key) if key else None
 
 
 def add(
