@@ -73,10 +73,11 @@ class Chunked:
                 raise Broken
             self._closes = False
             return
-        digits = line.partition(b";")[0].strip()
-        if not HEX.fullmatch(digits):  # int takes signs, underscores and prefixes too
-            raise Broken
-        self._left = int(digits, 16)
+        if not HEX.fullmatch(line):  # int takes signs, underscores and prefixes too
+            line = line.partition(b";")[0].strip()
+            if not HEX.fullmatch(line):
+                raise Broken
+        self._left = int(line, 16)
         self.ended = not self._left
 
 

@@ -21,6 +21,8 @@ from chatapp.events import Usage
 from chatapp.providers import End, Piece, _body, _failures, _http
 from chatapp.providers._http import Api
 
+PLAIN = b"data: "
+MAX_CUT_BYTES = 64 * 1024
 MAX_UNFINISHED_BYTES = 4 * sse.MAX_LINE_BYTES  # of events without an end, or of comments between two events
 
 
@@ -76,27 +78,34 @@ class Events:
 
     def __init__(self) -> None:
         self._parser = sse.Parser()
+        self._cut = b""  # the beginning of a plain event
         self._unfinished = 0
 
     def feed(self, data: bytes) -> list[str | bytes]:
-        plain = self._plain(data)
-        if plain:
-            return plain
-        frames = self._parser.feed(data)
-        self._unfinished = 0 if frames else self._unfinished + len(data)
+        """Return the payloads that *data* completes. Raises LineTooLong past the caps."""
+        size = len(data)
+        payloads, rest = self._plain(self._cut + data)
+        if not rest or (
+            len(rest) < MAX_CUT_BYTES and rest.startswith(PLAIN) and b"\n" not in rest and b"\r" not in rest
+        ):
+            self._cut = rest
+        else:
+            self._cut = b""
+            payloads += [frame.data for frame in self._parser.feed(rest)]
+        self._unfinished = 0 if payloads else self._unfinished + size
         if self._unfinished > MAX_UNFINISHED_BYTES:
             raise sse.LineTooLong
-        return [frame.data for frame in frames]
-
-    def _plain(self, data: bytes) -> list[str | bytes]:
-        """Return the payloads of whole events that are one line of data each, as nearly all reads are; else none."""
-        if not data.startswith(b"data: ") or not data.endswith(b"\n\n") or not self._parser.skip():
-            return []
-        payloads: list[str | bytes] = list(data[6:-2].split(b"\n\ndata: "))
-        if data.count(b"\n") != 2 * len(payloads) or b"\r" in data:
-            return []
-        self._unfinished = 0
         return payloads
+
+    def _plain(self, data: bytes) -> tuple[list[str | bytes], bytes]:
+        """Return the payloads of whole events that are one line of data each, as nearly all are, and what follows them."""
+        end = data.rfind(b"\n\n")
+        if end < 0 or not data.startswith(PLAIN) or not self._parser.skip():
+            return [], data
+        payloads: list[str | bytes] = list(data[len(PLAIN) : end].split(b"\n\n" + PLAIN))
+        if data.count(b"\n", 0, end) != 2 * len(payloads) - 2 or data.find(b"\r", 0, end) >= 0:
+            return [], data
+        return payloads, data[end + 2 :]
 
 
 class Reader:
@@ -117,8 +126,14 @@ class Reader:
     def read(self, data: bytes) -> list[Piece]:
         pieces: list[Piece] = []
         try:
-            for piece in self._pieces(data):
-                pieces.append(piece)
+            for payload in self._format.feed(data):
+                for piece in self._decode(payload):
+                    if type(piece) is End:
+                        self.ended = True
+                        return [*pieces, piece]
+                    if type(piece) is not Usage:
+                        self._count(piece.content)  # type: ignore[union-attr]
+                    pieces.append(piece)
         except ProviderError as failure:
             self.failure = failure
         except sse.LineTooLong:
@@ -135,18 +150,10 @@ class Reader:
             self.failure = None  # it broke off inside a payload
         return pieces
 
-    def _pieces(self, data: bytes) -> Iterator[Piece]:
-        for payload in self._format.feed(data):
-            for piece in self._decode(payload):
-                if isinstance(piece, End):
-                    self.ended = True
-                elif not isinstance(piece, Usage):
-                    self._left -= len(piece.content.encode())
-                    if self._left < 0:
-                        raise self._too_large()
-                yield piece
-                if self.ended:
-                    return
+    def _count(self, content: str) -> None:
+        self._left -= len(content) if content.isascii() else len(content.encode())
+        if self._left < 0:
+            raise self._too_large()
 
     def _too_large(self) -> AnswerTooLarge:
         return AnswerTooLarge(f"{self._api.title} sent more than this site takes for one answer.", retryable=False)
