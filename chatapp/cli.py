@@ -28,11 +28,12 @@ def main() -> None:
 @main.command()
 def run() -> None:
     """Start the site, after bringing its database up to date."""
-    from chatapp import local_model
+    from chatapp import bells, local_model
 
     settings = load()
     try:
         local_model.find_weights(settings)
+        bells.load(settings)  # for Redis a library is needed that may not be there
     except SettingsError as error:
         refuse(str(error))
     check_bind(settings.bind)

@@ -17,9 +17,10 @@ from typing import Any
 
 import gevent
 import pytest
+from click.testing import CliRunner
 
 import chatapp.bells
-from chatapp import bells, registry
+from chatapp import bells, cli, registry
 from chatapp.bells import machine
 from chatapp.bells.local import Bell as Local
 from chatapp.errors import SettingsError
@@ -108,6 +109,9 @@ def test_without_the_library_the_setting_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.delitem(sys.modules, "chatapp.bells.redis", raising=False)
     with pytest.raises(SettingsError, match="CHATAPP_REDIS_URL needs redis-py"):
         bells.load(settings_of("redis", tmp_path))
+    environ = {"CHATAPP_DATA_DIR": str(tmp_path), "CHATAPP_REDIS_URL": "redis://x", "CHATAPP_LOCAL_MODEL": "off"}
+    started = CliRunner().invoke(cli.main, ["run"], env=environ)
+    assert (started.exit_code, "CHATAPP_REDIS_URL needs redis-py" in started.output) == (cli.WRONG_SETTING, True)
 
 
 # between processes
