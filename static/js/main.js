@@ -13,11 +13,12 @@ import { branch, newestLeaf, siblings } from "./elements/chat-thread.js";
 const FRESH_MS = 15_000; // a list older than this is asked for again when the page is looked at
 const OTHERS_MS = 5000; // how late the list may learn that another answer has ended
 const POLL_MS = 1500;
+const RESTING_POLL_MS = 10_000;
 const GOING_ON = "Going on where the answer broke off…";
 
 /** @typedef {Record<string, any>} Message */
 /** @typedef {import("./answer.js").Answer} Answer */
-/** What is followed; `had` is what was shown of it already. @typedef {{message: Message, request: Record<string, any>?, answer: Answer, had: Answer, stream: AnswerStream | null, abort: AbortController}} Following */
+/** What is followed; `had` is what was shown of it already. @typedef {{message: Message, request: Record<string, any>?, answer: Answer, had: Answer, stream: AnswerStream | null, share: {close: () => void} | null, abort: AbortController}} Following */
 
 const boot = JSON.parse(document.getElementById("boot")?.textContent ?? "{}");
 const site = document.body.dataset.site ?? "";
@@ -116,7 +117,7 @@ function failedToOpen(error) {
 function follow(message, request) {
   unfollow();
   const answer = fromMessage({ ...message, content: "", reasoning: "" }); // the stream begins with the first word
-  following = { message, request, answer, had: fromMessage(message), stream: null, abort: new AbortController() };
+  following = { message, request, answer, had: fromMessage(message), stream: null, share: null, abort: new AbortController() };
   composer.running = true;
   sidebar.update({ id: /** @type {string} */ (shown.id), running: true });
   if (composer.streaming && "EventSource" in window) byStream(following);
@@ -125,6 +126,7 @@ function follow(message, request) {
 
 function unfollow() {
   following?.stream?.close();
+  following?.share?.close();
   following?.abort.abort();
   following = null;
   composer.connection(null);
@@ -164,6 +166,7 @@ function ended(mine) {
 
 /** @param {Following} mine */
 function byStream(mine) {
+  shareStreams(mine);
   mine.stream = new AnswerStream(`/api/generations/${mine.message.generation_id}/events`, {
     onEvent: (event) => take(mine, [event]),
     onWait: (waiting) => mine === following && composer.connection(waiting),
@@ -181,6 +184,24 @@ function byStream(mine) {
       } else settleWith(mine);
     },
   });
+}
+
+/** Let the stream rest while other tabs need the few connections more; its end is looked for all the same. @param {Following} mine */
+async function shareStreams(mine) {
+  const { Share } = await import("./shares.js");
+  if (mine !== following || !mine.stream) return;
+  const protocol = /** @type {PerformanceNavigationTiming | undefined} */ (performance.getEntriesByType("navigation")[0])?.nextHopProtocol;
+  /** @type {ReturnType<typeof setInterval> | undefined} */
+  let looking;
+  mine.abort.signal.addEventListener("abort", () => clearInterval(looking));
+  mine.share = new Share((granted) => {
+    clearInterval(looking);
+    if (granted) mine.stream?.resume();
+    else {
+      mine.stream?.pause();
+      looking = setInterval(() => stored(mine).then((message) => mine === following && message?.status !== "running" && settleWith(mine), () => {}), RESTING_POLL_MS);
+    }
+  }, { many: /^h[23]/.test(protocol ?? "") });
 }
 
 /** The whole answer in one piece, of the same generation: asked with the same requestId, or looked up until it is there. @param {Following} mine */

@@ -35,10 +35,12 @@ export class AnswerStream {
   #last;
   #failures = 0; // since the last event that came
   #refusals = 0; // of these, those where the server itself was there
+  #renewals = 0; // of the sign-in, since the last event
   #waiting = false;
   #attempt = 0;
   #opened = false;
   #closed = false;
+  #paused = false;
   #listening = new AbortController();
 
   /** @param {string} url @param {Handlers} handlers @param {number} [after] the last seq that is known */
@@ -64,6 +66,19 @@ export class AnswerStream {
     if (this.#waiting) this.#open();
   }
 
+  /** Hold no connection until `resume`; then it goes on from the last seq. */
+  pause() {
+    this.#paused = true;
+    this.#drop();
+    this.#on.onWait(null);
+  }
+
+  resume() {
+    if (!this.#paused) return;
+    this.#paused = false;
+    this.#open();
+  }
+
   close() {
     this.#closed = true;
     this.#listening.abort();
@@ -79,7 +94,7 @@ export class AnswerStream {
   }
 
   #open() {
-    if (this.#closed) return;
+    if (this.#closed || this.#paused) return;
     this.#drop();
     this.#attempt += 1;
     this.#opened = false;
@@ -113,7 +128,7 @@ export class AnswerStream {
       if (seq !== this.#last + 1) return this.#broken(); // a gap
     }
     this.#last = Math.max(seq, name === "reset" ? 0 : this.#last);
-    this.#failures = this.#refusals = 0;
+    this.#failures = this.#refusals = this.#renewals = 0;
     this.#on.onWait(null);
     this.#watch();
     if (name === "done" || name === "fail") this.close();
@@ -158,7 +173,7 @@ export class AnswerStream {
       const renewed = await this.#on.onUnauthorized().catch(() => null);
       if (this.#overtaken(attempt)) return;
       if (renewed === false) return this.#giveUp("gone");
-      if (renewed && this.#failures === 1) return this.#open();
+      if (renewed && this.#renewals++ === 0) return this.#open(); // with the new one, before that runs out too
     }
     this.#wait();
   }

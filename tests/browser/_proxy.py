@@ -7,9 +7,11 @@ import socket
 import threading
 from typing import Self
 
-BAD_GATEWAY = (
-    b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 3\r\nConnection: close\r\n\r\n502"
-)
+
+def page(status: int, *headers: str) -> bytes:
+    """Return an answer such as proxies give by themselves."""
+    head = [f"HTTP/1.1 {status} No", "Content-Type: text/html", "Content-Length: 3", "Connection: close", *headers]
+    return ("\r\n".join(head) + f"\r\n\r\n{status}").encode()
 
 
 class Proxy:
@@ -17,7 +19,8 @@ class Proxy:
         self.upstream = ("127.0.0.1", port)
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        self.broken_paths: tuple[bytes, ...] = ()  # what a path must hold to be answered 502
+        self.broken_paths: tuple[bytes, ...] = ()  # what a path must hold to be answered by itself
+        self.answer = page(502)
         self.refused = 0
         self._live: set[socket.socket] = set()
 
@@ -53,7 +56,7 @@ class Proxy:
             path = head.split(b" ", 2)[1]
             if any(part in path for part in self.broken_paths):
                 self.refused += 1
-                client.sendall(BAD_GATEWAY)
+                client.sendall(self.answer)
                 return
             with socket.create_connection(self.upstream, timeout=30) as server:
                 server.settimeout(None)

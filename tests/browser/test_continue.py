@@ -17,7 +17,7 @@ BROKEN = {
     "error-in-stream-after-9": "The answer broke off. What was written is kept.",
     "length": "The answer reached its longest length.",
 }
-REST = "count-40,delay=0.02"
+REST = "count-40,delay=0.01"
 
 
 def broken(me: Me, site: Site, model: str = "cut-fin-after-9", then: str = REST) -> Chat:

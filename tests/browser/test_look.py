@@ -150,6 +150,27 @@ def test_the_page_works_without_a_mouse(me: Me, site: Site) -> None:
     assert page.evaluate(unnamed) == []
 
 
+def test_the_keyboard_stays_where_it_was_after_a_change_of_the_list(me: Me, site: Site) -> None:
+    page, client = me
+    for question in ("Oldest", "Older", "Newest"):
+        client.ask(question, "openai/count-3")
+    page.goto(site.url)
+    chat = Chat(page, site)
+    titles = chat.items.locator("a")
+    chat.item_menu("Older", "Rename")
+    page.get_by_label("Title").fill("Renamed")
+    page.get_by_label("Title").press("Enter")
+    expect(titles.filter(has_text="Renamed")).to_be_focused()
+    chat.item_menu("Renamed", "Delete")
+    expect(page.get_by_role("button", name="Keep")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(titles.filter(has_text="Renamed")).to_be_focused()
+    chat.item_menu("Renamed", "Delete")
+    page.get_by_role("button", name="Delete", exact=True).press("Enter")
+    expect(titles.filter(has_text="Oldest")).to_be_focused()
+    expect(titles).to_have_text(["Newest", "Oldest"])
+
+
 def test_right_to_left_text_runs_so_and_the_page_mirrors(me: Me, site: Site) -> None:
     page, client = me
     started, _ = client.ask("رسالة إلى المورد في عمّان", "openai/echo")

@@ -198,3 +198,39 @@ test("a page that is put away holds no connection, and goes on when it is taken 
   window_.dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true }));
   assert.equal(last().url, "/s?lastEventId=1");
 });
+
+test("a stream that rests holds no connection, and goes on from the last seq", () => {
+  follow();
+  last().open();
+  last().say("token", { content: "a" }, 1);
+  stream.pause();
+  assert.ok(last().closed);
+  window_.dispatchEvent(new Event("online"));
+  document.dispatchEvent(new Event("visibilitychange"));
+  mock.timers.tick(100_000);
+  assert.equal(sources.length, 1);
+  stream.resume();
+  stream.resume();
+  assert.equal(sources.length, 2);
+  assert.equal(last().url, "/s?lastEventId=1");
+  last().open();
+  last().say("token", { content: "b" }, 2);
+  assert.equal(text(), "ab");
+});
+
+test("a renewed sign-in is used at once, also after a break; one that does not help is not renewed without a pause", async () => {
+  follow();
+  last().open();
+  last().say("token", { content: "a" }, 1);
+  last().break(0);
+  await settled();
+  mock.timers.tick(1000);
+  for (const count of [3, 3]) {
+    last().open();
+    last().say("fail", { code: "unauthorized" });
+    await settled();
+    assert.equal(sources.length, count);
+  }
+  mock.timers.tick(20_000);
+  assert.equal(sources.length, 4);
+});

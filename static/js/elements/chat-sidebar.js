@@ -180,18 +180,19 @@ export class ChatSidebar extends HTMLElement {
     input.dir = "auto";
     input.setAttribute("aria-label", "Title");
     let over = false;
-    const finish = async (/** @type {boolean} */ save) => {
+    const finish = async (/** @type {boolean} */ save, byKey = true) => {
       if (over) return;
       over = true; // taking the field away blurs it
       const title = input.value.trim();
       input.remove();
       this.#draw();
+      if (byKey) this.#focusItem(id);
       if (!save || !title || title === old) return;
       this.update({ id, title });
       this.#say("chat-renamed", { id, title });
       await api.change(id, { title }).catch(() => this.update({ id, title: old }));
     };
-    input.addEventListener("blur", () => finish(true));
+    input.addEventListener("blur", () => finish(true, false));
     input.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && !event.isComposing) finish(true);
       else if (event.key === "Escape") finish(false);
@@ -209,20 +210,30 @@ export class ChatSidebar extends HTMLElement {
     const [yes, no] = ["Delete", "Keep"].map((text) => Object.assign(document.createElement("button"), { type: "button", className: "button", textContent: text }));
     yes.classList.add("button--danger");
     const done = () => (ask.remove(), this.#draw());
-    no.addEventListener("click", done);
-    item.addEventListener("keydown", (event) => event.key === "Escape" && done());
+    const keep = () => (done(), this.#focusItem(id));
+    no.addEventListener("click", keep);
+    item.addEventListener("keydown", (event) => event.key === "Escape" && keep());
     yes.addEventListener("click", async () => {
       try {
         await api.remove(id);
       } catch (error) {
         if (error.status !== 404) return void (ask.textContent = error.message);
       }
+      const items = [...this.#list.querySelectorAll(".item")];
+      const next = items[items.indexOf(item) + 1] ?? items[items.indexOf(item) - 1];
       this.#known.delete(id);
       done();
+      this.#focusItem(next?.getAttribute("data-id"));
       this.#say("chat-removed", { id });
     });
     item.replaceChildren(ask, yes, no);
     no.focus();
+  }
+
+  /** Where the keyboard was, or next to it; the search if nothing is left. @param {string | null} [id] */
+  #focusItem(id) {
+    const link = id && this.#list.querySelector(`[data-id="${CSS.escape(id)}"] a`);
+    /** @type {HTMLElement} */ (link || this.#search).focus();
   }
 
   /** @param {string} name @param {object} [detail] */
