@@ -109,7 +109,9 @@ def test_without_the_library_the_setting_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.delitem(sys.modules, "chatapp.bells.redis", raising=False)
     with pytest.raises(SettingsError, match="CHATAPP_REDIS_URL needs redis-py"):
         bells.load(settings_of("redis", tmp_path))
+    monkeypatch.setattr(os, "execv", lambda *command: sys.exit(0))
     environ = {"CHATAPP_DATA_DIR": str(tmp_path), "CHATAPP_REDIS_URL": "redis://x", "CHATAPP_LOCAL_MODEL": "off"}
+    environ["CHATAPP_BIND"] = "127.0.0.1:0"
     started = CliRunner().invoke(cli.main, ["run"], env=environ)
     assert (started.exit_code, "CHATAPP_REDIS_URL needs redis-py" in started.output) == (cli.WRONG_SETTING, True)
 
