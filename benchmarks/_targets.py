@@ -9,9 +9,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 from benchmarks._kit import BUILD, HERE, Model, Target, answers, on_core, running, tree
 from tests.support.site import Client, Site, free_port, wait_until
 
-USERS = 20
+USERS = 10
 SITE_OPTIONS = ("--steps", "2", "--member", "generationId", "--stop", "event: done")
 MANY = "100000"
 ENVIRONMENT = {  # of the site: as people run it, but for limits that a single person would meet here
@@ -67,11 +68,19 @@ class Bench:
     model: Model
     targets: dict[str, Target]
     site: Site
-    users: Sequence[Client]
+    users: Sequence[Client] = ()
 
     @property
     def own(self) -> Target:
         return self.targets["site"]
+
+    def with_new_users(self) -> Bench:
+        """Return the same with people who have just signed in: a sign-in is good for a quarter of an hour."""
+        users = [self.site.new_user() for _ in range(USERS)]
+        for user in users:
+            user.http.headers["Accept-Encoding"] = "identity"  # as all readers here: nobody asks for compression
+        write(self.own.questions, [request for user in users for request in both_steps(user)])
+        return replace(self, users=users)
 
     def asking(self, name: str) -> Callable[[str], bytes]:
         """Return what makes a request of a target other than the site."""
@@ -79,27 +88,22 @@ class Bench:
 
 
 @contextmanager
-def bench(folder: Path, *, only: Sequence[str] = tuple(NAMES)) -> Iterator[Bench]:
-    """Start the model on the last core and the targets named *only* on the first; yield them all."""
-    with on_core(-1), ExitStack() as stack:
-        model = Model(free_port())
+def bench() -> Iterator[Bench]:
+    """Start the model on the last core and the targets on the first; yield them all."""
+    with tempfile.TemporaryDirectory() as name, on_core(-1), ExitStack() as stack:
+        folder, model = Path(name), Model(free_port())
         stack.enter_context(running(BUILD / "model", "--port", str(model.port)))
         wait_until(lambda: answers(f"{model.url}/stats"))
         targets = {}
-        for name in (name for name in STARTS if name in only):
-            with on_core(0):
-                target = stack.enter_context(STARTS[name](folder, model))
-            if target is not None:
-                targets[name] = target
         with on_core(0):
+            for name, start in STARTS.items():
+                target = stack.enter_context(start(folder, model))
+                if target is not None:
+                    targets[name] = target
             site = stack.enter_context(Site(folder, OPENAI_BASE_URL=f"{model.url}/v1", **ENVIRONMENT))
-        users = [site.new_user() for _ in range(USERS)]
-        for user in users:
-            user.http.headers["Accept-Encoding"] = "identity"  # as all readers here: nobody asks for compression
         wait_until(lambda: "is ready" in site.log())
-        file = write(folder / "site", [request for user in users for request in both_steps(user)])
-        targets["site"] = Target("site", site.port, file, SITE_OPTIONS, tuple(site.family()))
-        yield Bench(folder, model, targets, site, users)
+        targets["site"] = Target("site", site.port, folder / "site", SITE_OPTIONS, tuple(site.family()))
+        yield Bench(folder, model, targets, site)
 
 
 def both_steps(user: Client) -> tuple[bytes, bytes]:

@@ -1,18 +1,16 @@
-"""What is measured: each part starts its own targets, lets them take turns, and returns the medians."""
+"""What is measured: each part lets the targets of a bench take turns, and returns the medians."""
 
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from benchmarks._kit import Said, Target, exchange, quantile, seconds_until
 from benchmarks._report import Row
 from benchmarks._stopping import seconds_to_leave
-from benchmarks._targets import Bench, bearer, bench, raw_request, write
+from benchmarks._targets import Bench, bearer, raw_request, write
 
 KB = 1e3
 
@@ -43,14 +41,14 @@ QUICK = Sizes(
     rounds=1,
     one_streams=10,
     relay100_tokens=200,
-    relay500_tokens=100,
+    relay500_tokens=80,
     fullspeed_tokens=500,
-    held_streams=400,
-    held_ramp_ms=3000,
+    held_streams=300,
+    held_ramp_ms=2000,
     questions=100,
     fanout_tokens=100,
     resumes=20,
-    stops=25,
+    stops=20,
     prompt_seconds=3,
 )
 
@@ -100,45 +98,42 @@ def costs(rounds: Rounds) -> list[Row]:
     ]
 
 
-def relay(streams: int, rate: int, tokens: int, ramp_ms: int, rounds: int) -> list[Row]:
-    with tempfile.TemporaryDirectory() as folder, bench(Path(folder)) as here:
-        here.model.set(tokens=tokens, rate=rate)
-        said = take_turns(
-            here.targets.values(), rounds, lambda target: target.load(streams=streams, tokens=tokens, ramp_ms=ramp_ms)
-        )
+def relay(here: Bench, streams: int, rate: int, tokens: int, ramp_ms: int, rounds: int) -> list[Row]:
+    here.model.set(tokens=tokens, rate=rate)
+    said = take_turns(
+        here.targets.values(), rounds, lambda target: target.load(streams=streams, tokens=tokens, ramp_ms=ramp_ms)
+    )
     return [*costs(said), *delays(said), Row("wrong", "tokens lost, doubled or out of order", wrong(said))]
 
 
-def one(sizes: Sizes) -> list[Row]:
+def one(sizes: Sizes, here: Bench) -> list[Row]:
     tokens = 20
-    with tempfile.TemporaryDirectory() as folder, bench(Path(folder)) as here:
-        here.model.set(tokens=tokens, rate=200)
-        said = take_turns(
-            here.targets.values(),
-            sizes.rounds,
-            lambda target: target.load(streams=sizes.one_streams, tokens=tokens, at_once=1),
-        )
+    here.model.set(tokens=tokens, rate=200)
+    said = take_turns(
+        here.targets.values(),
+        sizes.rounds,
+        lambda target: target.load(streams=sizes.one_streams, tokens=tokens, at_once=1),
+    )
     return [*delays(said), Row("wrong", "tokens lost, doubled or out of order", wrong(said))]
 
 
-def relay100(sizes: Sizes) -> list[Row]:
-    return relay(100, 50, sizes.relay100_tokens, 2000, sizes.rounds)
+def relay100(sizes: Sizes, here: Bench) -> list[Row]:
+    return relay(here, 100, 50, sizes.relay100_tokens, 2000, sizes.rounds)
 
 
-def relay500(sizes: Sizes) -> list[Row]:
-    return relay(500, 20, sizes.relay500_tokens, 5000, sizes.rounds)
+def relay500(sizes: Sizes, here: Bench) -> list[Row]:
+    return relay(here, 500, 20, sizes.relay500_tokens, 5000, sizes.rounds)
 
 
-def fullspeed(sizes: Sizes) -> list[Row]:
+def fullspeed(sizes: Sizes, here: Bench) -> list[Row]:
     tokens = sizes.fullspeed_tokens
 
     def measure(target: Target) -> Said:
         said = target.load(streams=50, tokens=tokens, timeout_s=120)
         return {**said, "rate": said["received"] / said["seconds"]}
 
-    with tempfile.TemporaryDirectory() as folder, bench(Path(folder)) as here:
-        here.model.set(tokens=tokens, rate=0)
-        said = take_turns(here.targets.values(), sizes.rounds, measure)
+    here.model.set(tokens=tokens, rate=0)
+    said = take_turns(here.targets.values(), sizes.rounds, measure)
     return [
         Row("rate", "tokens a second", middle(said, "rate")),
         Row("cpu", "CPU per token, µs", middle(said, "cpu_us")),
@@ -146,16 +141,15 @@ def fullspeed(sizes: Sizes) -> list[Row]:
     ]
 
 
-def question(sizes: Sizes) -> list[Row]:
+def question(sizes: Sizes, here: Bench) -> list[Row]:
     def measure(target: Target) -> Said:
         said = target.load(streams=sizes.questions, tokens=1, at_once=4)
         return {**said, "rate": sizes.questions / said["seconds"]}
 
-    with tempfile.TemporaryDirectory() as folder, bench(Path(folder)) as here:
-        here.model.set(tokens=1, rate=0)
-        for target in here.targets.values():
-            target.load(streams=20, tokens=1, at_once=4)
-        said = take_turns(here.targets.values(), sizes.rounds, measure)
+    here.model.set(tokens=1, rate=0)
+    for target in here.targets.values():
+        target.load(streams=20, tokens=1, at_once=4)
+    said = take_turns(here.targets.values(), sizes.rounds, measure)
     return [
         Row("cpu", "CPU per question, ms", middle(said, "cpu_us", scale=1e-3)),
         Row("first_p50", "until the token is there, p50, ms", middle(said, "first_p50", scale=1e-3)),
@@ -164,14 +158,14 @@ def question(sizes: Sizes) -> list[Row]:
     ]
 
 
-def fanout(sizes: Sizes) -> list[Row]:
+def fanout(sizes: Sizes, here: Bench) -> list[Row]:
     tokens, readers, rate = sizes.fanout_tokens, sizes.readers, 25
 
-    def own(here: Bench) -> Said:
+    def own() -> Said:
         here.model.set(tokens=tokens, rate=rate)
         return here.own.load(streams=readers, tokens=tokens, ramp_ms=2000)
 
-    def shared(here: Bench) -> Said:
+    def shared() -> Said:
         here.model.set(tokens=tokens, rate=rate, first_ms=2500)  # all readers are there before it begins
         reader = here.users[0]
         id = reader.start("Hello", model="openai/bench")["generationId"]
@@ -179,8 +173,7 @@ def fanout(sizes: Sizes) -> list[Row]:
         target = replace(here.own, questions=file, options=("--stop", "event: done"))
         return target.load(streams=readers, tokens=tokens, ramp_ms=2000)
 
-    with tempfile.TemporaryDirectory() as folder, bench(Path(folder), only=["model"]) as here:
-        said = [{"own": own(here), "shared": shared(here)} for _ in range(sizes.rounds)]
+    said = [{"own": own(), "shared": shared()} for _ in range(sizes.rounds)]
     return [
         Row("cpu", "CPU per reader and token, µs", middle(said, "cpu_us")),
         Row("streaming", "the same while all streams run, µs", middle(said, "streaming_us")),
@@ -190,39 +183,37 @@ def fanout(sizes: Sizes) -> list[Row]:
     ]
 
 
-def memory(sizes: Sizes) -> list[Row]:
+def memory(sizes: Sizes, here: Bench) -> list[Row]:
     """Nearly silent streams: one token at once, and then one in five seconds."""
     streams, grown, freed = sizes.held_streams, {}, {}
-    with tempfile.TemporaryDirectory() as folder, bench(Path(folder)) as here:
-        for name, target in here.targets.items():
-            if name == "model":
-                continue
-            here.model.set(tokens=20, rate=200)
-            target.load(streams=50, tokens=20)
-            here.model.set(tokens=1000, rate=0.2)
-            before = target.memory_bytes()
-            with target.held(streams=streams, ramp_ms=sizes.held_ramp_ms):
-                grown[name] = (target.memory_bytes() - before) / streams / KB
-            freed[name] = seconds_until(lambda target=target: not target.open_connections(), at_most=20)  # type: ignore[misc]
+    for name, target in here.targets.items():
+        if name == "model":
+            continue
+        here.model.set(tokens=20, rate=200)
+        target.load(streams=50, tokens=20)
+        here.model.set(tokens=1000, rate=0.2)
+        before = target.memory_bytes()
+        with target.held(streams=streams, ramp_ms=sizes.held_ramp_ms):
+            grown[name] = (target.memory_bytes() - before) / streams / KB
+        freed[name] = seconds_until(lambda target=target: not target.open_connections(), at_most=20)  # type: ignore[misc]
     return [
         Row("memory", "memory per open stream, KB", grown),
         Row("freed", "connections closed after their readers left, s", freed),
     ]
 
 
-def resume(sizes: Sizes) -> list[Row]:
+def resume(sizes: Sizes, here: Bench) -> list[Row]:
     """A reader comes back near the end of a long answer that is over."""
     tokens, rate = sizes.resumed_tokens, 500
-    with tempfile.TemporaryDirectory() as folder, bench(Path(folder), only=["model"]) as here:
-        here.model.set(tokens=tokens, rate=rate)
-        reader = here.users[0]
-        id = reader.start("Hello", model="openai/bench")["generationId"]
-        seen = [frame.id for frame in reader.follow(id) if frame.event == "token"]
-        headers = {**bearer(reader), "Last-Event-ID": str(seen[-10])}
-        request = raw_request("GET", f"/api/generations/{id}/events", **headers)
-        first, event, _ = zip(
-            *(exchange(here.site.port, request, b"event: token") for _ in range(sizes.resumes)), strict=True
-        )
+    here.model.set(tokens=tokens, rate=rate)
+    reader = here.users[0]
+    id = reader.start("Hello", model="openai/bench")["generationId"]
+    seen = [frame.id for frame in reader.follow(id) if frame.event == "token"]
+    headers = {**bearer(reader), "Last-Event-ID": str(seen[-10])}
+    request = raw_request("GET", f"/api/generations/{id}/events", **headers)
+    first, event, _ = zip(
+        *(exchange(here.site.port, request, b"event: token") for _ in range(sizes.resumes)), strict=True
+    )
     return [
         Row("events", "events in its log before", {"site": len(seen)}),
         Row("first_byte", "until the first byte, p50, ms", {"site": statistics.median(first)}),
@@ -231,12 +222,11 @@ def resume(sizes: Sizes) -> list[Row]:
     ]
 
 
-def wire(sizes: Sizes) -> list[Row]:
+def wire(sizes: Sizes, here: Bench) -> list[Row]:
     """One stream, slow enough that each token comes alone."""
     tokens = sizes.wire_tokens
-    with tempfile.TemporaryDirectory() as folder, bench(Path(folder)) as here:
-        here.model.set(tokens=tokens, rate=200)
-        said = {name: target.load(streams=1, tokens=tokens) for name, target in here.targets.items()}
+    here.model.set(tokens=tokens, rate=200)
+    said = {name: target.load(streams=1, tokens=tokens) for name, target in here.targets.items()}
     text = sum(len(f" [{seq}@{time.monotonic_ns()}]") for seq in range(tokens)) / tokens
     before = (said["site"]["body_bytes"] - said["site"]["tail_bytes"]) / tokens
     return [
@@ -250,16 +240,15 @@ def wire(sizes: Sizes) -> list[Row]:
     ]
 
 
-def stop(sizes: Sizes) -> list[Row]:
+def stop(sizes: Sizes, here: Bench) -> list[Row]:
     """The site's stop is asked for; of the others the reader leaves, which is all they know."""
     rows = []
     phases = {"running": ("while it answers", 0), "prompt": ("before the first token", 1000 * sizes.prompt_seconds)}
     at_most = 2.0 + sizes.prompt_seconds
-    with tempfile.TemporaryDirectory() as folder, bench(Path(folder)) as here:
-        for key, (phase, first_ms) in phases.items():
-            here.model.set(tokens=1_000_000, rate=10, first_ms=first_ms)
-            took = {name: seconds_to_leave(here, name, stops=sizes.stops, at_most=at_most) for name in here.targets}
-            for q in (50, 99):
-                values = {name: 1000 * quantile(seconds, q / 100) for name, seconds in took.items()}
-                rows.append(Row(f"{key}_p{q}", f"{phase}: model left after, p{q}, ms", values))
+    for key, (phase, first_ms) in phases.items():
+        here.model.set(tokens=1_000_000, rate=10, first_ms=first_ms)
+        took = {name: seconds_to_leave(here, name, stops=sizes.stops, at_most=at_most) for name in here.targets}
+        for q in (50, 99):
+            values = {name: 1000 * quantile(seconds, q / 100) for name, seconds in took.items()}
+            rows.append(Row(f"{key}_p{q}", f"{phase}: model left after, p{q}, ms", values))
     return rows

@@ -16,15 +16,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from enum import Enum
+from typing import Any
 
 from benchmarks import _install, _workloads
 from benchmarks._goals import GOALS
 from benchmarks._page import Panel, Section, page, picture
 from benchmarks._report import Figures, Row, Verdict, cells, judged, text
-from benchmarks._targets import NAMES, machine, versions
+from benchmarks._targets import NAMES, bench, machine, versions
 from benchmarks._workloads import FULL, QUICK, Sizes
 from chatapp.settings import ROOT
 
@@ -32,14 +33,22 @@ BUSY = 0.5  # load average
 DOCS = ROOT / "docs"
 
 
+class Needs(Enum):
+    """What a part is measured on."""
+
+    BENCH = "targets that other parts have used before"
+    NEW_BENCH = "targets that have done nothing yet"
+    NOTHING = "no targets; such parts do not belong to a quick run"
+
+
 @dataclass(frozen=True)
 class Part:
-    """Something to measure. *streams*: whether it has to do with streams, and so belongs to a quick run."""
+    """Something to measure, and *how* in words."""
 
     title: str
-    measure: Callable[[Sizes], list[Row]]
+    measure: Callable[..., list[Row]]  # of the sizes and, where it needs one, a bench
     how: str
-    streams: bool = True
+    needs: Needs = Needs.BENCH
 
 
 PARTS = {
@@ -85,6 +94,7 @@ PARTS = {
         f"{FULL.held_streams:,} streams, one token at once and then one every five seconds. Growth of the "
         "tree's memory (PSS), after a warm-up of fifty streams, divided by the streams; the kernel's buffers "
         "are not in it.",
+        Needs.NEW_BENCH,
     ),
     "resume": Part(
         "Coming back at the end of a long answer",
@@ -106,10 +116,10 @@ PARTS = {
         f"connection closed. Before the first token the model says nothing at all, for {FULL.prompt_seconds} s; "
         "who notices only when writing keeps it busy until then.",
     ),
-    "start": Part("From a clean clone to the first page", _install.start, "`make run`.", streams=False),
-    "install": Part("What is installed", _install.install, "The core, without extras.", streams=False),
-    "idle": Part("Idle", _install.idle, "Before anybody asks.", streams=False),
-    "page": Part("The first page", _install.page, "In Chromium, nothing cached.", streams=False),
+    "start": Part("From a clean clone to the first page", _install.start, "`make run`.", Needs.NOTHING),
+    "install": Part("What is installed", _install.install, "The core, without extras.", Needs.NOTHING),
+    "idle": Part("Idle", _install.idle, "Before anybody asks.", Needs.NOTHING),
+    "page": Part("The first page", _install.page, "In Chromium, nothing cached.", Needs.NOTHING),
 }
 
 
@@ -126,7 +136,7 @@ def main() -> int:
     load = os.getloadavg()[0]
     if load > BUSY:
         print(f"the load average is {load:.1f}: other work will show in the figures", file=sys.stderr)
-    chosen = given.only or [name for name, part in PARTS.items() if part.streams or not given.quick]
+    chosen = given.only or [name for name, part in PARTS.items() if not given.quick or part.needs is not Needs.NOTHING]
     figures = measured(chosen, QUICK if given.quick else FULL)
     verdicts = judged(GOALS, figures)
     print(text([["", "is", "goal", "moonshot"], *(verdict.cells for verdict in verdicts)]))
@@ -146,22 +156,36 @@ def write(figures: Figures, verdicts: list[Verdict], load: float) -> None:
     (DOCS / "benchmarks.svg").write_text(picture(panels, NAMES))
 
 
-def measured(chosen: list[str], sizes: Sizes) -> Figures:
-    """Measure the parts *chosen*, and print each one's table when it is there."""
+def measured(chosen: Sequence[str], sizes: Sizes) -> Figures:
+    """Measure the parts *chosen*; those that share their targets come last, when nothing else is to be started."""
     figures = Figures()
-    say = partial(print, file=sys.stderr, flush=True)
     for name in chosen:
-        begun = time.monotonic()
-        say(f"measuring: {name} …")
-        try:
-            figures[name] = PARTS[name].measure(sizes)
-        except _install.LeftOut as why:
-            say(f"{name} is left out: {why}")
-            continue
-        table = cells(figures[name], NAMES)
-        table[0][0] = f"{PARTS[name].title} ({time.monotonic() - begun:.0f} s)"
-        print(f"{text(table)}\n", flush=True)
-    return figures
+        if PARTS[name].needs is Needs.NEW_BENCH:
+            with bench() as here:
+                figures |= shown(name, sizes, here.with_new_users())
+        elif PARTS[name].needs is Needs.NOTHING:
+            figures |= shown(name, sizes)
+    together = [name for name in chosen if PARTS[name].needs is Needs.BENCH]
+    if together:
+        with bench() as here:
+            for name in together:
+                figures |= shown(name, sizes, here.with_new_users())
+    return Figures((name, figures[name]) for name in PARTS if name in figures)
+
+
+def shown(name: str, *given: Any) -> dict[str, list[Row]]:
+    """Measure one part, and print its table. Returns nothing for a part that is left out."""
+    begun = time.monotonic()
+    print(f"measuring: {name} …", file=sys.stderr, flush=True)
+    try:
+        rows = PARTS[name].measure(*given)
+    except _install.LeftOut as why:
+        print(f"{name} is left out: {why}", file=sys.stderr)
+        return {}
+    table = cells(rows, NAMES)
+    table[0][0] = f"{PARTS[name].title} ({time.monotonic() - begun:.0f} s)"
+    print(f"{text(table)}\n", flush=True)
+    return {name: rows}
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import psutil
 import pytest
 
 from benchmarks import run
 from benchmarks._goals import GOALS
-from benchmarks._kit import Model, seconds_until
+from benchmarks._kit import Model, cpu_seconds, seconds_until
 from benchmarks._page import Panel, Section, page, picture
 from benchmarks._report import Figures, Goal, Row, cells, judged, markdown, number, text
 from benchmarks._stopping import all_left, differences
@@ -216,6 +217,22 @@ def test_the_model_says_nothing_before_its_first_token(model_port: int) -> None:
 def test_waiting_for_what_never_comes_takes_for_ever() -> None:
     assert seconds_until(lambda: False, at_most=0.05) == float("inf")
     assert seconds_until(lambda: True, at_most=0.05) < 5
+
+
+def test_processor_time_is_that_of_all_threads() -> None:
+    def busy() -> None:
+        until = time.thread_time() + 0.1
+        while time.thread_time() < until:
+            pass
+
+    own = psutil.Process()
+    before = cpu_seconds(own)
+    threads = [threading.Thread(target=busy) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 0.2 <= cpu_seconds(own) - before < 2
 
 
 # the report
