@@ -88,6 +88,16 @@ def test_what_goes_on_can_be_stopped_reloaded_and_gone_on_with(me: Me, site: Sit
 
 def test_the_page_shows_no_less_while_the_log_is_told_again(me: Me, site: Site) -> None:
     chat = broken(me, site, then="silent-body")
+    begun: list[str] = []
+
+    def only_the_beginning(route: Route) -> None:
+        if begun:
+            return route.continue_()
+        begun.append(route.request.url)
+        head = 'id: 1\nevent: start\ndata: {"model": "m"}\n\nid: 2\nevent: status\ndata: {"content": "Going"}\n\n'
+        return route.fulfill(content_type="text/event-stream", body=head)
+
+    chat.page.route("**/events*", only_the_beginning)
     chat.watch_growth()
     chat.act("Continue")
     status = chat.turns.last.locator("[data-part=status]")
