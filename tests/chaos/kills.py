@@ -218,7 +218,7 @@ def deploy(
     that the act took.
     """
     load = Load(site, model)
-    load.start(answers, tokens=300, delay=0.01)
+    load.start(answers, tokens=tokens, delay=0.01)
     load.wait_for_words()
     begun = time.monotonic()
     act(site)
