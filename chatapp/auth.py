@@ -6,6 +6,8 @@ forgotten open.
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -38,6 +40,7 @@ ACCESS_MINUTES = 15
 SIGN_IN_CLAIM = "sid"
 OPEN_ENDPOINTS = ("static", "api-docs.openapi_json")  # views that are not ours to mark
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+MAX_FOUND_GOOD = 2000  # about half a megabyte
 View = TypeVar("View", bound=Callable[..., Any])
 
 
@@ -126,13 +129,35 @@ def without_sign_in() -> tuple[User, None]:
 
 
 def from_token() -> tuple[User, str]:
-    claims = verified()
+    claims = access_claims()
     sign_in: str = claims.get(SIGN_IN_CLAIM, "")
     with glance(db.engine) as connection:
         user = accounts.signed_in(connection, claims["sub"], sign_in)
     if user is None:
         raise Unauthorized
     return user, sign_in
+
+
+def access_claims() -> dict[str, Any]:
+    """Return the claims of the request's access token. Raises Unauthorized, Forbidden.
+
+    What was found good is not computed again while it lasts: the same request would be found good. Whether the sign-in
+    still is, the database is asked each time.
+    """
+    cookies = request.headers.get("Cookie")
+    given = (request.headers.get("Authorization"), cookies, request.headers.get("X-CSRF-TOKEN"), request.method)
+    digest = hashlib.sha256(repr((site().settings.secret_key, given)).encode()).digest()
+    known = found_good.get(digest)
+    if known is not None and known.get("exp", 0) > time.time():
+        return known
+    claims = verified()
+    if len(found_good) >= MAX_FOUND_GOOD:
+        found_good.clear()
+    found_good[digest] = claims
+    return claims
+
+
+found_good: dict[bytes, dict[str, Any]] = {}  # by a digest of all that decided it, so that no token is kept
 
 
 def verified(*, refresh: bool = False) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from chatapp.settings import Settings
 logger = logging.getLogger(__name__)
 
 STORAGE_SECONDS = 30.0  # a database that is away for longer ends the answer
+MESSAGE = MessageSchema()  # once: to make one takes longer than to use it
 CHARS_PER_TOKEN = 4  # a rule of thumb for English, used where an API counts nothing; the usage is marked as estimated
 MAX_EVENTS = 500_000  # an answer cut into single bytes may be short and still too much
 MAX_GATHERED = 4096  # pieces; a model that is faster than the database is read no further until they are stored
@@ -465,7 +466,7 @@ class Runner:
         values = self._values(fold(events, onto=self._answer))
         if type(terminal) is Finished:
             events[-1] = Finished(
-                MessageSchema().dump({**self._job.message, **values}), terminal.finish_reason, terminal.metadata
+                MESSAGE.dump({**self._job.message, **values}), terminal.finish_reason, terminal.metadata
             )
         message_id = self._job.message["id"]
 
