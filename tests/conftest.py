@@ -89,10 +89,39 @@ def new_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
         server.kill()
 
 
+Setup = Callable[[pytest.FixtureRequest], dict[str, str]]
+SETUPS: dict[str, Setup] = {
+    "sqlite, 1 worker": lambda request: {},
+    "sqlite, 2 workers": lambda request: {"CHATAPP_WORKERS": "2"},
+    "postgresql, redis, 2 workers": lambda request: {
+        "CHATAPP_WORKERS": "2",
+        "CHATAPP_DATABASE_URL": request.getfixturevalue("new_database")(),
+        "CHATAPP_REDIS_URL": request.getfixturevalue("new_redis")().url,
+    },
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "site" in metafunc.fixturenames and getattr(metafunc.module, "EVERY_SETUP", False):
+        metafunc.parametrize("site", SETUPS, indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def site(new_site: Callable[..., Site]) -> Site:
-    """A site with one worker and open registration; shared, so tests make users of their own and never stop it."""
-    return new_site()
+def sites() -> dict[str, Site]:
+    """The shared sites, by set-up, as far as they were asked for."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def site(request: pytest.FixtureRequest, new_site: Callable[..., Site], sites: dict[str, Site]) -> Site:
+    """A site with open registration; shared, so tests make users of their own and never stop it.
+
+    One worker on SQLite; in a module with EVERY_SETUP = True each of SETUPS in turn.
+    """
+    setup = getattr(request, "param", next(iter(SETUPS)))
+    if setup not in sites:
+        sites[setup] = new_site(**SETUPS[setup](request))
+    return sites[setup]
 
 
 @pytest.fixture

@@ -102,11 +102,12 @@ def messages(session: Session, conversation_id: str) -> list[Message]:
 
 
 def message_of(session: Session, message_id: str, user_id: str) -> Message | None:
-    """Return the message if it is in a conversation of this user's."""
+    """Return the message if it is in a conversation of this user's, as it is now."""
     return session.scalar(
         select(Message)
         .join(Conversation, Conversation.id == Message.conversation_id)
-        .where(Message.id == message_id, Conversation.user_id == user_id)
+        .where(Message.id == message_id, Conversation.user_id == user_id),
+        execution_options={"populate_existing": True},
     )
 
 

@@ -115,6 +115,7 @@ def go_on(user: User, message_id: str, *, model: str | None, key: str | None) ->
     """
 
     def question(session: Session) -> tuple[Conversation, Message]:
+        exclusively(session, f"answer {message_id}")
         message = mine(session, user, message_id)
         if message.status == RUNNING:
             raise Conflict("This answer is still being written.")
@@ -245,6 +246,8 @@ def begin(
     owner = parts.runners.enter()
     try:
         with writing() as session:
+            if key:
+                exclusively(session, f"start {user.id} {key}")
             existing = begun(session.connection(), user, key)
             if existing is not None:
                 return existing

@@ -14,6 +14,7 @@ from chatapp.sse import Frame
 from tests.support.fake_models import FakeModels
 from tests.support.site import Client, Site, wait_until
 
+EVERY_SETUP = True
 SLOW = "count-60,delay=0.02"
 STATES = {  # what a model does, how its answer ends, and in which status
     "length": ("length", "finished"),

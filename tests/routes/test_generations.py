@@ -12,6 +12,7 @@ import pytest
 from tests.support.fake_models import FakeModels
 from tests.support.site import Client, Site, wait_until
 
+EVERY_SETUP = True
 LONG = "count-2000,delay=0.01"
 
 

@@ -7,6 +7,7 @@ import json
 import random
 import socket
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,6 +19,7 @@ from chatapp import sse
 from chatapp.sse import Frame
 from tests.support.site import Client, Site, wait_until
 
+EVERY_SETUP = True
 WORDS = " ".join(str(n) for n in range(1, 51))
 
 
@@ -225,7 +227,7 @@ def test_who_loses_the_right_to_read_is_told_so_within_seconds(ada: Client) -> N
 
 
 def test_a_conversation_that_is_deleted_ends_its_streams_and_leaves_the_model(ada: Client, fake_models: Any) -> None:
-    model = "count-2000,delay=0.02,deleted=yes"
+    model = f"count-2000,delay=0.02,deleted={uuid.uuid4()}"
     started = ada.start("x", f"openai/{model}")
     stream = ada.follow(started["generationId"])
     while next(stream).event != "token":
