@@ -11,7 +11,7 @@ NODE_LOG := $(VENV)/node.log
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint check bench browser builtin starlette clean
+.PHONY: help install run test lint check bench chaos browser builtin starlette clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ check: lint test ## what CI runs
 
 bench: $(VENV)/.tested $(BENCH)/model $(BENCH)/load starlette ## measure the site against its goals
 	@$(BIN)/python -m benchmarks.run $(ARGS)
+
+chaos: $(VENV)/.tested ## kill, freeze and cut the site at random; ARGS='--seconds 60 --only kills'
+	@$(BIN)/python -m tests.chaos.run $(ARGS)
 
 browser:
 	@.ci/browser

@@ -36,9 +36,9 @@ class Outcome:
     """What a series of kills came to."""
 
     kills: int = 0
-    recoveries: list[float] = field(
-        default_factory=list
-    )  # s from the kill to the next event, of each reader it cut off
+    # seconds until each reader heard more, from the kill, and from when there was a worker that answered
+    recoveries: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
     judgements: list[Judgement] = field(default_factory=list)
     left_after: float = 0.0  # s until workers without a master were gone
 
@@ -66,7 +66,12 @@ def kill_at_random(
         time.sleep(dice.random())
         kill(site, dice)
         outcome.kills += 1
-        outcome.recoveries += recoveries([r for a in load.answers for r in a.readers], time.monotonic())
+        killed = time.monotonic()
+        wait_until(site.answers, RECOVERY_SECONDS, "a worker that answers")
+        alive = time.monotonic() - killed
+        heard = recoveries([reader for answer in load.answers for reader in answer.readers], killed)
+        outcome.recoveries += heard
+        outcome.waits += [max(0.0, seconds - alive) for seconds in heard]
         if len(load.answers) > 60:
             outcome.judgements.append(load.judge())
             load = Load(site, model, load.client)
@@ -212,7 +217,7 @@ def reload(site: Site) -> None:
 
 
 def deploy(
-    site: Site, model: Model, act: Callable[[Site], None], *, answers: int = 10
+    site: Site, model: Model, act: Callable[[Site], None], *, answers: int = 10, tokens: int = 300
 ) -> tuple[Judgement, float, float]:
     """Restart or reload the site under live answers; return how it ended, the longest silence of a reader, and the time
     that the act took.
