@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -42,8 +43,11 @@ def on_core(index: int) -> Iterator[None]:
 
 @contextmanager
 def running(*command: str | Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
-    # away from our gunicorn.conf.py, which gunicorn would find
-    process = subprocess.Popen([*map(str, command)], cwd=HERE, env={**os.environ, **environ}, start_new_session=True)
+    # even if this program is killed; and away from our gunicorn.conf.py, which gunicorn would find
+    bound = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+    process = subprocess.Popen(
+        [*bound, *map(str, command)], cwd=HERE, env={**os.environ, **environ}, start_new_session=True
+    )
     try:
         yield process
     finally:

@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from textwrap import fill
 
 from benchmarks._report import Row, Values, Verdict, cells, markdown, number
 
 PAGE = """\
 # Benchmarks
 
-`make bench ARGS=--write` made this page and its picture. Machine: {machine}. Versions: {versions}. The load average
-was {load:.1f} when it began; above 0.5, other work took part of the cores.
+{origin}
 
 ![Processor time per token and delay, by target](benchmarks.svg)
 
@@ -40,6 +40,11 @@ the readers look for lost and doubled ones.
 
 Ratios are this site's figure by the other's, in the same run.
 {sections}"""
+
+ORIGIN = (
+    "`make bench ARGS=--write` made this page and its picture, on {machine}, with {versions}. The load average was "
+    "{load:.1f} when it began; above 0.5, other work took part of the cores."
+)
 
 INK = {"ink": ("#1f2328", "#e6edf3"), "bar": ("#8c959f", "#6e7681"), "own": ("#0969da", "#4493f8")}  # light, dark
 ROW, BAR, LEFT, WIDTH = 30, 170, 112, 360  # px: a line, the longest bar, where bars begin, a panel
@@ -75,7 +80,8 @@ def page(sections: Sequence[Section], verdicts: Sequence[Verdict], names: Mappin
     """Return the page; *facts* are `machine`, `versions`, `load` and `rounds`."""
     goals = markdown([["", "is", "goal", "moonshot"], *(list(verdict.cells) for verdict in verdicts)])
     shown = "".join(f"\n## {part.title}\n\n{part.how}\n\n{markdown(cells(part.rows, names))}\n" for part in sections)
-    return PAGE.format(goals=goals, sections=shown, **facts)
+    origin = fill(ORIGIN.format(**facts), 118)
+    return PAGE.format(origin=origin, goals=goals, sections=shown, **facts)
 
 
 def picture(panels: Sequence[Panel], names: Mapping[str, str]) -> str:

@@ -20,9 +20,9 @@ class Sizes:
     """How much is measured."""
 
     rounds: int = 3
-    one_streams: int = 20
+    one_streams: int = 15
     relay100_tokens: int = 400
-    relay500_tokens: int = 160
+    relay500_tokens: int = 140
     fullspeed_tokens: int = 1500
     held_streams: int = 1000
     held_ramp_ms: int = 8000
