@@ -46,9 +46,9 @@ def ask(client: Client, model: str) -> Asked:
     seconds = time.monotonic() - began
     last = json.loads(frames[-1].data)
     assert [frame.event in ("done", "fail") for frame in frames].count(True) == 1
-    stored, question = mine.answer(started), mine.conversation(started)["messages"][0]["content"]
+    question, stored = mine.conversation(started)["messages"]
     code = last["code"] if frames[-1].event == "fail" else None
-    made = Asked(seconds, text_of(frames), code, last, stored, question)
+    made = Asked(seconds, text_of(frames), code, last, stored, question["content"])
     assert made.question == "Where is it?"
     assert stored["content"] == made.text
     assert (stored["error"] or {}).get("code") == made.code
