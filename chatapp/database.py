@@ -305,21 +305,25 @@ class Prepared:
     def __init__(self, statement: Any) -> None:
         self.statement = statement
 
-    def rows(self, connection: Connection | sqlite3.Connection, **values: Any) -> list[tuple[Any, ...]]:
-        """Return what is found."""
+    def each(self, connection: Connection | sqlite3.Connection, **values: Any) -> Iterator[tuple[Any, ...]]:
+        """Yield what is found, row by row; nothing that waits may stand between two of them."""
         raw = _raw(connection)
         if raw is None:
-            return [tuple(row) for row in connection.execute(self.statement, values)]
+            yield from map(tuple, connection.execute(self.statement, values))
+            return
         converters = self._sqlite[2]
-        found = self._run(raw, values).fetchall()
-        return [
-            tuple(value if convert is None else convert(value) for convert, value in zip(converters, row, strict=True))
-            for row in found
-        ]
+        for row in self._run(raw, values):
+            yield tuple(
+                [value if convert is None else convert(value) for convert, value in zip(converters, row, strict=True)]
+            )
+
+    def rows(self, connection: Connection | sqlite3.Connection, **values: Any) -> list[tuple[Any, ...]]:
+        """Return what is found."""
+        return list(self.each(connection, **values))
 
     def first(self, connection: Connection | sqlite3.Connection, **values: Any) -> tuple[Any, ...] | None:
         """Return the first of what is found, None for nothing."""
-        return next(iter(self.rows(connection, **values)), None)
+        return next(self.each(connection, **values), None)
 
     def change(self, connection: Connection, **values: Any) -> int:
         """Return how many rows were written."""

@@ -51,7 +51,16 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from chatapp import failpoints
-from chatapp.database import Base, connected, lease_clock, now_seconds, quick_connection, quick_transaction
+from chatapp.database import (
+    Base,
+    Prepared,
+    connected,
+    glance,
+    lease_clock,
+    now_seconds,
+    quick_connection,
+    quick_transaction,
+)
 from chatapp.errors import Overloaded
 from chatapp.eventlog import PAGE, TICK_SECONDS, Done, Head, LeaseLost, Within
 from chatapp.events import Entry, Event, dump, load
@@ -90,11 +99,14 @@ BATCHES = Table(
 )
 
 # FOR KEY SHARE: a renewal need not wait for it, and the deletion of the row must
-FENCE = select(OWNERS.c.owner).where(OWNERS.c.owner == bindparam("by")).with_for_update(read=True, key_share=True)
+FENCE = Prepared(
+    select(OWNERS.c.owner).where(OWNERS.c.owner == bindparam("by")).with_for_update(read=True, key_share=True)
+)
 FENCE_SQLITE = "SELECT 1 FROM log_owners WHERE owner = ?"
-WRITE = insert(BATCHES)
+BEGIN = Prepared(insert(HEADS))
+WRITE = Prepared(insert(BATCHES))
 WRITE_SQLITE = "INSERT INTO log_batches (generation_id, last_seq, events) VALUES (?, ?, ?)"
-END = (
+END = Prepared(
     update(HEADS)
     .where(HEADS.c.generation_id == bindparam("of"), HEADS.c.owner == bindparam("by"), HEADS.c.ended_at.is_(None))
     .values(last_seq=bindparam("to"), ended_at=now_seconds())
@@ -102,23 +114,27 @@ END = (
 BATCH_AT = select(BATCHES.c.events).where(
     BATCHES.c.generation_id == bindparam("of"), BATCHES.c.last_seq == bindparam("to")
 )
-READ = (
+READ = Prepared(
     select(BATCHES.c.last_seq, BATCHES.c.events)
     .where(BATCHES.c.generation_id == bindparam("of"), BATCHES.c.last_seq > bindparam("after"))
     .order_by(BATCHES.c.last_seq)
+    .limit(bindparam("most", type_=Integer))
 )
 NEWEST = (
     select(func.coalesce(func.max(BATCHES.c.last_seq), 0))
     .where(BATCHES.c.generation_id == HEADS.c.generation_id)
     .scalar_subquery()
 )
-HEAD = select(
-    case((HEADS.c.ended_at.is_(None), NEWEST), else_=HEADS.c.last_seq).label("last_seq"),
-    HEADS.c.ended_at,
-    HEADS.c.expired,
-    HEADS.c.owner,
-    HEADS.c.taken,
-).where(HEADS.c.generation_id == bindparam("of"))
+HEAD = Prepared(
+    select(
+        case((HEADS.c.ended_at.is_(None), NEWEST), else_=HEADS.c.last_seq).label("last_seq"),
+        HEADS.c.ended_at,
+        HEADS.c.expired,
+        HEADS.c.owner,
+        HEADS.c.taken,
+    ).where(HEADS.c.generation_id == bindparam("of"))
+)
+NEW = {"taken": 0, "last_seq": 0, "ended_at": None, "expired": False, "stop_requested": False}
 
 NOBODY = ""
 MAX_LEASE_SECONDS = 600.0  # a lease that goes on for longer was given before the machine's last start
@@ -154,6 +170,16 @@ class Append(NamedTuple):
         return self.after + len(self.events)
 
 
+class Row(NamedTuple):
+    """A log's head as it is stored."""
+
+    last_seq: int
+    ended_at: float | None
+    expired: bool
+    owner: str
+    taken: int
+
+
 BY_GENERATION = attrgetter("generation_id")
 
 
@@ -180,10 +206,9 @@ class Store:
         session.flush()
         connection = session.connection()
         check_lease(connection, owner)
-        connection.execute(insert(HEADS), {"generation_id": generation_id, "owner": owner})
+        BEGIN.change(connection, generation_id=generation_id, owner=owner, **NEW)
         if events:
-            row = {"generation_id": generation_id, "last_seq": len(events), "events": encode(events)}
-            connection.execute(WRITE, row)
+            WRITE.change(connection, generation_id=generation_id, last_seq=len(events), events=encode(events))
 
     def append_soon(
         self,
@@ -275,11 +300,9 @@ class Store:
         payload = encode(item.events)
         if self._seqs.get(item.generation_id) != item.after and not self._follows(connection, item, payload):
             return  # it is there already
-        connection.execute(WRITE, {"generation_id": item.generation_id, "last_seq": item.to, "events": payload})
-        if item.events[-1].terminal:
-            ends = {"of": item.generation_id, "by": item.owner, "to": item.to}
-            if connection.execute(END, ends).rowcount != 1:
-                raise LeaseLost(item.generation_id)
+        WRITE.change(connection, generation_id=item.generation_id, last_seq=item.to, events=payload)
+        if item.events[-1].terminal and END.change(connection, of=item.generation_id, by=item.owner, to=item.to) != 1:
+            raise LeaseLost(item.generation_id)
         if item.within is not None:
             item.within(connection)
             failpoints.reach("before-end")
@@ -288,7 +311,8 @@ class Store:
 
     def _follows(self, connection: Connection, item: Append, payload: bytes) -> bool:
         """Say whether the batch comes next; False if it is the last one, committed before. Raises LeaseLost."""
-        head = connection.execute(HEAD, {"of": item.generation_id}).first()
+        found = HEAD.first(connection, of=item.generation_id)
+        head = Row(*found) if found else None
         if head is None or head.owner != item.owner:
             raise LeaseLost(item.generation_id)
         if head.last_seq == item.after and head.ended_at is None:
@@ -299,18 +323,19 @@ class Store:
         raise LeaseLost(item.generation_id)
 
     def read(self, generation_id: str, after: int = 0, limit: int = PAGE) -> list[Entry]:
-        with connected(self._engine) as connection:
+        with glance(self._engine) as connection:
             entries: list[Entry] = []
             # a row holds at least one event
-            for last_seq, payload in connection.execute(READ.limit(limit), {"of": generation_id, "after": after}):
+            for last_seq, payload in READ.each(connection, of=generation_id, after=after, most=limit):
                 entries += decode(payload, last_seq, after)
                 if len(entries) >= limit:
                     break
         return entries[:limit]
 
     def head(self, generation_id: str) -> Head | None:
-        with connected(self._engine) as connection:
-            row = connection.execute(HEAD, {"of": generation_id}).first()
+        with glance(self._engine) as connection:
+            found = HEAD.first(connection, of=generation_id)
+        row = Row(*found) if found else None
         return Head(row.last_seq, row.ended_at is not None, row.expired, row.taken) if row else None
 
     # owners
@@ -375,7 +400,7 @@ class Store:
 
 def check_lease(connection: Connection, owner: str) -> None:
     """Raise LeaseLost unless *owner* holds its lease, and keep it from being taken until the transaction ends."""
-    if connection.scalar(FENCE, {"by": owner}) is None:
+    if FENCE.first(connection, by=owner) is None:
         raise LeaseLost(owner)
 
 
