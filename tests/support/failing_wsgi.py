@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from wsgi import app  # first: it patches
@@ -25,7 +26,9 @@ from greenlet import greenlet  # isort: skip
 
 from chatapp import database, failpoints  # isort: skip
 from chatapp.eventlog import sql  # isort: skip
-from chatapp.routes import _stream  # isort: skip
+from chatapp.routes import _outlet, _stream  # isort: skip
+from chatapp.runner import Runner  # isort: skip
+from chatapp.runners import Runners  # isort: skip
 
 __all__ = ["app"]
 
@@ -149,12 +152,36 @@ def no_send_timeout() -> None:
     _stream.respond = patient
 
 
+def no_watch() -> None:
+    """That a reader has left is noticed when something is written to them."""
+    _outlet.Outlet._look = lambda self: None  # type: ignore[method-assign]
+
+
+def no_lease_clock() -> None:
+    """Leases are by each worker's own clock."""
+    database.time = SimpleNamespace(sleep=time.sleep, monotonic=lambda: time.time())  # type: ignore[attr-defined]
+
+
+def no_stop() -> None:
+    """A stop is not heard."""
+    Runner.stop = lambda self: None  # type: ignore[method-assign]
+
+
+def no_drain() -> None:
+    """What leaves hands nothing back."""
+    Runners.drain = lambda self, seconds: None  # type: ignore[method-assign]
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "fence": no_fence,
     "commit-first": no_commit_first,
     "cursor": no_exact_cursor,
     "key": no_key,
     "send-timeout": no_send_timeout,
+    "watch": no_watch,
+    "lease-clock": no_lease_clock,
+    "stop": no_stop,
+    "drain": no_drain,
 }
 
 
