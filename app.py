@@ -19,6 +19,7 @@ from chatapp.database import db
 from chatapp.errors import AppError, Overloaded
 from chatapp.eventlog import EventLog
 from chatapp.eventlog.sql import Store
+from chatapp.pace import Pace
 from chatapp.readers import Readers
 from chatapp.routes import _json, _stream
 from chatapp.runners import Runners
@@ -66,7 +67,9 @@ def assemble(app: Flask, settings: Settings) -> Site:
     log = EventLog(Store(engine), bell)
     configured = providers.load(settings)
     runners = Runners(engine, log, bell, configured, settings)
-    return Site(settings, engine, log, bell, configured, runners, Readers(engine, bell, settings))
+    return Site(
+        settings, engine, log, bell, configured, runners, Readers(engine, bell, settings), Pace(lambda: log.appended)
+    )
 
 
 def add_routes(app: Flask) -> None:

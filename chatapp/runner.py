@@ -16,6 +16,7 @@ left at once.
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -43,6 +44,8 @@ STORAGE_SECONDS = 30.0  # a database that is away for longer ends the answer
 MESSAGE = MessageSchema()  # once: to make one takes longer than to use it
 CHARS_PER_TOKEN = 4  # a rule of thumb for English, used where an API counts nothing; the usage is marked as estimated
 MAX_EVENTS = 500_000  # an answer cut into single bytes may be short and still too much
+MAX_EVENT_CHARS = 64 * 1024  # of pieces that are joined: a reader's own parser may have a limit
+FULL_SECONDS = 3.0  # the same for a full disk, which is no matter of waiting
 MAX_GATHERED = 4096  # pieces; a model that is faster than the database is read no further until they are stored
 MAX_TAKEN = 2  # how often an answer is gone on with by itself
 LEAST_TOKENS = 16
@@ -251,7 +254,9 @@ class Runner:
     def _not_stored(self) -> Failed:
         logger.exception("generation %s: the answer could not be stored", self.generation_id)
         self._gathered, self._in_flight, self._trouble = [], (), None
-        return self._failed("storage", STORAGE_MESSAGE, retryable=True)
+        failed = self._failed("storage", STORAGE_MESSAGE, retryable=True)
+        self._log.warn(self.generation_id, failed)  # it may be long before it can be stored
+        return failed
 
     def _relayed(self, stream: Iterator[list[Piece]]) -> Event:
         """Read *stream* to its end and store all of it; return the good end."""
@@ -419,7 +424,7 @@ class Runner:
         self._remember(self._in_flight)
         self._in_flight = ()
         self._flush()
-        if self._polled is None:
+        if self._polled is None or self._outcome is not None:
             self._wake.set()  # it may be waiting for this; a runner whose model is polled is not woken for each batch
         else:
             self._watch()
@@ -439,20 +444,31 @@ class Runner:
                 self._wake.wait()
         self._times.last_piece = time.monotonic()  # the model is not to blame for a wait
 
-    def _append(self, events: Sequence[Event], within: Callable[[Connection | None], None] | None = None) -> None:
-        """Commit *events*; a database that is away is waited for. Raises LeaseLost, and its error after a while."""
-        deadline = time.monotonic() + STORAGE_SECONDS
+    def _append(
+        self,
+        events: Sequence[Event],
+        within: Callable[[Connection | None], None] | None = None,
+        *,
+        seconds: float = STORAGE_SECONDS,
+    ) -> None:
+        """Commit *events*; a database that is away is waited for. Raises LeaseLost, and its error after *seconds*."""
+        begun = time.monotonic()
         pause = 0.05
         while True:
             try:
                 self._log.append(self.generation_id, events, after=self._seq, owner=self._owner, within=within)
                 break
-            except (DBAPIError, Overloaded):
-                if time.monotonic() > deadline:
+            except (DBAPIError, Overloaded) as error:
+                if time.monotonic() - begun > (min(seconds, FULL_SECONDS) if is_full(error) else seconds):
                     raise
-                gevent.sleep(pause)
+                self._wait(pause)
                 pause = min(2 * pause, 1.0)
         self._remember(events)
+
+    def _wait(self, seconds: float) -> None:
+        gevent.sleep(seconds)
+        if isinstance(self._order, LeaseLost | HandedBack):
+            raise self._order
 
     def _remember(self, events: Sequence[Event]) -> None:
         self._seq += len(events)
@@ -474,7 +490,7 @@ class Runner:
             if connection is not None:
                 generations.finish(connection, self.generation_id, message_id, values)
 
-        self._append(events, within=within)
+        self._append(events, within=within, seconds=self._settings.total_seconds)
         logger.info("generation %s: %s after %d events", self.generation_id, values["status"], self._seq)
 
     def _values(self, answer: Answer) -> dict[str, Any]:
@@ -536,13 +552,23 @@ def joined(pieces: Sequence[Token | Reasoning]) -> list[Event]:
     events: list[Event] = []
     kind: type[Token | Reasoning] = type(pieces[0])
     texts: list[str] = []
+    size = 0
     for piece in pieces:
-        if type(piece) is not kind:
+        if texts and (type(piece) is not kind or size + len(piece.content) > MAX_EVENT_CHARS):
             events.append(kind("".join(texts).replace("\0", "\ufffd")))
-            kind, texts = type(piece), []
+            texts, size = [], 0
+        kind = type(piece)
         texts.append(piece.content)
+        size += len(piece.content)
     events.append(kind("".join(texts).replace("\0", "\ufffd")))
     return events
+
+
+def is_full(error: Exception) -> bool:
+    """Say whether *error* is a full disk, as SQLite or PostgreSQL tell it."""
+    cause = getattr(error, "orig", None)
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) or getattr(cause, "sqlstate", None) == "53100"
 
 
 def poll_descriptor(stream: Any) -> int | None:

@@ -12,7 +12,7 @@ import pytest
 from chatapp.settings import ROOT
 
 LAYERS = [  # from the bottom to the top; a part may import what stands on a line above its own
-    "errors registry events sse failpoints __version__",
+    "errors registry events sse failpoints pace __version__",
     "settings schemas",
     "database answer bells",
     "models eventlog caches providers dialects formats search commands",

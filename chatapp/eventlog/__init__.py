@@ -24,7 +24,7 @@ from chatapp.bells import Bell
 from chatapp.errors import Overloaded
 from chatapp.eventlog._channel import Batch as Batch
 from chatapp.eventlog._channel import Channel, Channels, Tap
-from chatapp.events import Entry, Event
+from chatapp.events import Entry, Event, Failed
 
 PAGE = 2000  # entries read from the store at once: some 200 kB
 SILENCE_SECONDS = 1.0  # a follower that heard nothing for this long looks into the store itself
@@ -41,6 +41,14 @@ class LeaseLost(Exception):
 
 class LogGone(Exception):
     """There is no such log: its conversation was deleted, or it never was."""
+
+
+class LogTroubled(Exception):
+    """The log's writer cannot store what comes next, and says so in `event`, which is in no log."""
+
+    def __init__(self, event: Failed) -> None:
+        self.event = event
+        super().__init__(event.message)
 
 
 class LogExpired(Exception):
@@ -124,6 +132,7 @@ class EventLog:
 
     def __init__(self, store: Store, bell: Bell) -> None:
         self.store = store
+        self.appended = 0  # batches, by this process
         self._bell = bell
         self._channels = Channels(bell)
         bell.listen(self._channels.publish)
@@ -154,6 +163,7 @@ class EventLog:
                 self._bell.ring(generation_id, entries)
             done(entries, error)
 
+        self.appended += 1
         self.store.append_soon(generation_id, events, after=after, owner=owner, done=stored, within=within)
 
     def append(
@@ -173,6 +183,10 @@ class EventLog:
             return result.get(timeout=APPEND_SECONDS) or ()
         except gevent.Timeout as error:
             raise Overloaded from error
+
+    def warn(self, generation_id: str, event: Failed) -> None:
+        """Tell who follows the log in this process that nothing can be stored now: they get LogTroubled."""
+        self._channels.warn(generation_id, event)
 
     def read(self, generation_id: str, after: int = 0, limit: int = PAGE) -> list[Entry]:
         """Return at most *limit* entries past seq *after*, in order."""
@@ -196,8 +210,8 @@ class EventLog:
         """Yield the entries past seq *after*, in order, in batches of what is there at once; wait for more.
 
         0 is the beginning. Yields an empty list per *heartbeat_seconds* of silence and returns after the terminal
-        entry. No database connection is held between two steps. Raises LogGone, and LogExpired if an entry past *after*
-        is gone; a gap is never skipped.
+        entry. No database connection is held between two steps. Raises LogGone, LogTroubled, and LogExpired if an entry
+        past *after* is gone; a gap is never skipped.
 
         While nothing is behind, a *tap* is given the batches instead, by whoever publishes them; the terminal entry,
         and what the tap did not take, is yielded, and an empty list each time that the tap was woken.
@@ -214,6 +228,8 @@ class EventLog:
                     if entries[-1].event.terminal:
                         return
                     continue
+                if channel.warning is not None:
+                    raise LogTroubled(channel.warning)
                 due = silent_since + heartbeat_seconds - time.monotonic()
                 if due <= 0:
                     silent_since = time.monotonic()

@@ -10,9 +10,9 @@ from typing import Protocol
 from gevent.event import Event as Signal
 
 from chatapp.bells import Bell
-from chatapp.events import Entry
+from chatapp.events import Entry, Failed
 
-TAIL_ENTRIES = 2048  # a follower that is further behind reads the store
+TAIL_ENTRIES = 512  # a follower that is further behind reads the store
 
 
 class Batch:
@@ -56,10 +56,11 @@ class Tap(Protocol):
 class Channel:
     """A run of entries without gaps, ending with the newest one heard."""
 
-    __slots__ = ("_entries", "_heard_at", "_signal", "_taps", "_waiting", "followers")
+    __slots__ = ("_entries", "_heard_at", "_signal", "_taps", "_waiting", "followers", "warning")
 
     def __init__(self) -> None:
         self.followers = 0
+        self.warning: Failed | None = None
         self._entries: list[Entry] = []
         self._signal = Signal()
         self._waiting = 0
@@ -82,8 +83,19 @@ class Channel:
         if len(self._entries) > 2 * TAIL_ENTRIES:
             self._entries = self._entries[-TAIL_ENTRIES:]
         self._heard_at = time.monotonic()
+        self.warning = None
         if self._taps and entries:
             self._offer(Batch(entries))
+        self._wake_waiting()
+
+    def warn(self, event: Failed) -> None:
+        """Let those who follow now know of *event*, which is in no log."""
+        self.warning = event
+        for tap in list(self._taps):
+            tap.wake()
+        self._wake_waiting()
+
+    def _wake_waiting(self) -> None:
         if self._waiting:
             signal, self._signal = self._signal, Signal()
             signal.set()
@@ -155,6 +167,11 @@ class Channels:
         channel = self._open.get(generation_id)
         if channel is not None:
             channel.publish(entries)
+
+    def warn(self, generation_id: str, event: Failed) -> None:
+        channel = self._open.get(generation_id)
+        if channel is not None:
+            channel.warn(event)
 
     def __len__(self) -> int:
         return len(self._open)

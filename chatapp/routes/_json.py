@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import flask
 import flask_smorest
@@ -77,6 +77,11 @@ class Blueprint(flask_smorest.Blueprint):
     """A blueprint whose views are documented from their schemas."""
 
     ARGUMENTS_PARSER = Parser()
+
+    def arguments(self, schema: Any, **options: Any) -> Callable[[View], View]:
+        """Read what *schema* describes; of a class one is made now, and not for each request."""
+        made = schema() if isinstance(schema, type) else schema
+        return cast(Callable[[View], View], super().arguments(made, **options))
 
     def fails(self, *statuses: int) -> Callable[[View], View]:
         """Document that a view may answer with these errors of the contract."""

@@ -24,7 +24,7 @@ from chatapp.answer import FAILED, INTERRUPTED, RUNNING, fold
 from chatapp.database import db
 from chatapp.dialects import START, Cursor, Dialect, Encoder, parse_cursor, wire
 from chatapp.errors import AppError, NotFound, Overloaded, Unauthorized
-from chatapp.eventlog import EventLog, Head, LogExpired, LogGone
+from chatapp.eventlog import EventLog, Head, LogExpired, LogGone, LogTroubled
 from chatapp.events import Entry, Event, Failed, Finished, Reasoning, Sources, Started, Token, Usage
 from chatapp.models.conversations import Message
 from chatapp.models.generations import Generation
@@ -106,6 +106,8 @@ class Stream:
             yield from self._follow()
         except LogGone:
             yield self._failure(NotFound("This conversation was deleted."))
+        except LogTroubled as trouble:
+            yield failed(self.dialect, trouble.event)
         except (LogExpired, DBAPIError, Overloaded):
             logger.exception("generation %s: a reader has to come again", self.generation_id)
             yield self._failure(Overloaded("The stream broke off. It goes on in a moment."))
@@ -280,5 +282,8 @@ def refusal(error: AppError) -> Response | None:
 
 def failure(dialect: Dialect, error: AppError) -> bytes:
     """Return *error* as the dialect's error event; it has no id, so that the reader's cursor stays where it is."""
-    event = Failed(error.code, error.message, retryable=error.status >= 429)
+    return failed(dialect, Failed(error.code, error.message, retryable=error.status >= 429))
+
+
+def failed(dialect: Dialect, event: Failed) -> bytes:
     return b"".join(frame.encode() for frame in dialect.Encoder().frames(event))

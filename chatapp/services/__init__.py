@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from chatapp.bells import Bell
 from chatapp.eventlog import EventLog
+from chatapp.pace import Pace
 from chatapp.providers import Model, Provider
 from chatapp.readers import Readers
 from chatapp.runners import Runners
@@ -31,9 +32,11 @@ class Site:
     providers: Mapping[str, Provider]
     runners: Runners
     readers: Readers
+    pace: Pace
 
     def open(self) -> None:
         """Begin the work that no request asks for: leases, orphaned answers, sweeping, hearing other processes."""
+        self.pace.keep()
         self.bell.open()
         self.runners.keep()
 

@@ -237,7 +237,8 @@ def begin(
     Where no *model* is named, the one that is *usual* in the conversation is asked.
     """
     parts = site()
-    db.session.commit()  # no connection is held while model servers are asked
+    if db.session.registry.has():
+        db.session.commit()  # no connection is held while model servers are asked
     with glance(db.engine) as connection:
         existing = begun(connection, user, key)
     if existing is not None:
