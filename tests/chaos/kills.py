@@ -55,16 +55,26 @@ class Outcome:
 
 
 def kill_at_random(
-    site: Site, model: Model, dice: random.Random, *, kills: int, answers: int = 5, seconds: float = float("inf")
+    site: Site,
+    model: Model,
+    dice: random.Random,
+    *,
+    kills: int,
+    answers: int = 5,
+    tokens: int = 300,
+    seconds: float = float("inf"),
 ) -> Outcome:
     """Kill a worker, again and again, at random moments; the answers of earlier rounds go on meanwhile."""
     outcome, load, begun = Outcome(), Load(site, model), time.monotonic()
     while outcome.kills < kills and time.monotonic() - begun < seconds:
-        new = load.start(answers - 1, tokens=300, delay=0.01, readers=2, seconds=120)
-        new += load.start(1, tokens=300, delay=0.01, provider="openai", seconds=120)
+        new = load.start(answers - 1, tokens=tokens, delay=0.01, readers=2, seconds=120)
+        new += load.start(1, tokens=tokens, delay=0.01, provider="openai", seconds=120)
         wait_for_words(new)
         time.sleep(dice.random())
-        kill(site, dice)
+        if outcome.kills:
+            dice.choice(wait_until(lambda: workers(site), RECOVERY_SECONDS, "a worker")).kill()
+        else:  # the first time it shall be one that has something to lose
+            busiest(site, model).kill()
         outcome.kills += 1
         killed = time.monotonic()
         wait_until(site.answers, RECOVERY_SECONDS, "a worker that answers")
@@ -82,10 +92,6 @@ def kill_at_random(
 def wait_for_words(answers: Sequence[Answer]) -> None:
     readers = [reader for answer in answers for reader in answer.readers]
     wait_until(lambda: all(reader.ended or len(reader.frames) > 3 for reader in readers), RECOVERY_SECONDS, "words")
-
-
-def kill(site: Site, dice: random.Random) -> None:
-    dice.choice(wait_until(lambda: workers(site), RECOVERY_SECONDS, "a worker")).kill()
 
 
 def recoveries(readers: Sequence[Reader], moment: float) -> list[float]:
@@ -134,7 +140,7 @@ def busiest(site: Site, model: Model) -> psutil.Process:
 def kill_master(site: Site, model: Model, *, workers_too: bool) -> Outcome:
     """Kill the master (and its workers), start the site again, and judge what ran."""
     load = Load(site, model)
-    load.start(4, tokens=300, delay=0.01, readers=2)
+    load.start(4, tokens=150, delay=0.01, readers=2)
     load.wait_for_words()
     killed = time.monotonic()
     if workers_too:

@@ -100,8 +100,13 @@ def token_delays(site: Site, model: Model, *, tokens: int, elsewhere: bool = Fal
     ]
 
 
-def open_files(worker: psutil.Process) -> int:
-    return len(os.listdir(f"/proc/{worker.pid}/fd"))  # noqa: PTH208  # quicker by far than a path for each
+def open_sockets(worker: psutil.Process) -> int:
+    """Return how many sockets the worker has; in a fifth of the time that psutil takes."""
+    folder, found = f"/proc/{worker.pid}/fd", 0
+    for name in os.listdir(folder):  # noqa: PTH208
+        with contextlib.suppress(FileNotFoundError):
+            found += os.readlink(f"{folder}/{name}").startswith("socket:")  # noqa: PTH115
+    return found
 
 
 def vanishings(site: Site, model: Model, number: int) -> list[float]:
@@ -111,15 +116,15 @@ def vanishings(site: Site, model: Model, number: int) -> list[float]:
     [worker] = workers(site)
     wait_until(lambda: model.calls(answer.known.answer))
     for _ in range(number):
-        before = settled(lambda: open_files(worker))
+        before = settled(lambda: open_sockets(worker))
         raw = Reader.of(load.client, STREAMS["native"](answer.started)).open()
         seen = b""
         while b"event: status" not in seen:
             seen += raw.recv(65536)
-        assert open_files(worker) > before
+        assert open_sockets(worker) > before
         begun = time.monotonic()
         raw.close()
-        while open_files(worker) > before and time.monotonic() < begun + 10:
+        while open_sockets(worker) > before and time.monotonic() < begun + 10:
             time.sleep(0.001)
         taken.append(time.monotonic() - begun)
     assert load.stored(answer)["status"] == "running"  # the runner goes on
@@ -151,7 +156,7 @@ def idle_streams(site: Site, model: Model, number: int, *, requests: int = 200) 
     load = Load(site, model)
     answers = [load.begin(Known(next(answer_numbers), 1, silence=SILENCE_SECONDS)) for _ in range(10)]
     [worker] = workers(site)
-    files, memory = settled(lambda: open_files(worker)), worker.memory_info().rss
+    sockets, memory = settled(lambda: open_sockets(worker)), worker.memory_info().rss
     with contextlib.ExitStack() as opened:
         raws = [
             opened.enter_context(Reader.of(load.client, STREAMS["native"](answers[n % 10].started)).open())
@@ -159,7 +164,7 @@ def idle_streams(site: Site, model: Model, number: int, *, requests: int = 200) 
         ]
         for raw in raws:
             assert b"200 OK" in raw.recv(65536)
-        wait_until(lambda: open_files(worker) >= files + number)
+        wait_until(lambda: open_sockets(worker) >= sockets + number)
         taken = []
         del load.client.http.headers["Connection"]
         for _ in range(requests):
@@ -171,7 +176,7 @@ def idle_streams(site: Site, model: Model, number: int, *, requests: int = 200) 
             raw.close()
         begun = time.monotonic()
         load.client.http.close()
-        wait_until(lambda: open_files(worker) <= files, 30, "the streams being freed")
+        wait_until(lambda: open_sockets(worker) <= sockets, 30, "the streams being freed")
         freed = time.monotonic() - begun
     for answer in answers:
         load.client.call("POST", stop_path(answer))
@@ -190,7 +195,7 @@ class Held:
     @classmethod
     def by(cls, site: Site) -> Held:
         [worker] = workers(site)
-        files = settled(lambda: open_files(worker), 3)
+        files = settled(worker.num_fds, 3)
         return cls(files, len(worker.net_connections("tcp")), greenlets(site, worker), worker.memory_info().rss)
 
 

@@ -182,7 +182,7 @@ def order(site: Site, text: str) -> None:
     """Arm a fail-point: see tests/support/failing_wsgi.py."""
     data = site.folder / "data"
     (data / "obeyed").unlink(missing_ok=True)
-    (data / "order.new").write_text(f"{text}\n")
+    (data / "order.new").write_text(f"{text}\n{time.monotonic_ns()}\n")  # one like it may have been obeyed before
     (data / "order.new").rename(data / "order")
 
 

@@ -47,7 +47,7 @@ def known_site(new_site: Make, model: Model) -> Make:
 
 @pytest.fixture(scope="module")
 def two_workers(known_site: Make) -> Site:
-    return known_site(CHATAPP_WORKERS="2", CHATAPP_TEST_ACCESS_SECONDS="6")
+    return known_site(CHATAPP_WORKERS="2", CHATAPP_TEST_ACCESS_SECONDS="5")
 
 
 def reader_of(load: Load, answer: Answer, dialect: str = "native") -> Reader:
@@ -158,7 +158,7 @@ def test_a_reader_who_takes_too_little_is_cut_and_can_resume(
 ) -> None:
     site = known_site(CHATAPP_SEND_TIMEOUT_SECONDS="1")
     load = Load(site, model)
-    [answer] = load.start(1, tokens=30_000, delay=0.0002)  # which fills every buffer
+    [answer] = load.start(1, tokens=15_000, delay=0.0002)  # which fills every buffer
     [worker] = workers(site)
     [quick] = answer.readers
     wait_until(lambda: len(quick.frames) > 20)
@@ -183,16 +183,15 @@ def test_a_reader_who_takes_too_little_is_cut_and_can_resume(
 
 
 def test_the_control_a_reader_who_takes_nothing_is_kept_for_long(known_site: Make, model: Model) -> None:
-    site = known_site(CHATAPP_SEND_TIMEOUT_SECONDS="1", CHATAPP_TEST_WITHOUT="send-timeout")
+    site = known_site(CHATAPP_SEND_TIMEOUT_SECONDS="0.5", CHATAPP_TEST_WITHOUT="send-timeout")
     load = Load(site, model)
-    answer = load.begin(Known(next(answer_numbers), 30_000, delay=0.0002))
+    answer = load.begin(Known(next(answer_numbers), 100_000, delay=0.0002))
     [worker] = workers(site)
     slow = reader_of(load, answer)
     slow.connect = lambda: slow_socket(slow)
     with closing(slow.open()) as raw:
         raw.recv(100)
-        wait_until(lambda: load.stored(answer)["status"] == "finished", 60)
-        time.sleep(3)
+        time.sleep(5)
         assert latency.serves(worker, slow.port)
     stop(load, answer)
 
@@ -201,7 +200,7 @@ def test_the_control_a_reader_who_takes_nothing_is_kept_for_long(known_site: Mak
 
 
 def test_a_reader_who_leaves_a_silent_model_is_let_go_and_the_answer_goes_on(known_site: Make, model: Model) -> None:
-    assert percentile(latency.vanishings(known_site(), model, 6), 0.5) < 1
+    assert percentile(latency.vanishings(known_site(), model, 4), 0.5) < 1
 
 
 def may_unshare() -> bool:
@@ -211,7 +210,7 @@ def may_unshare() -> bool:
 @pytest.mark.skipif(not may_unshare(), reason="a network of its own needs root and `tc`")
 def test_a_reader_whose_cable_is_pulled_is_let_go(tmp_path: Path) -> None:
     """Seen by hand: without the timeouts (a third argument `send-timeout`) the connection is held for over 40 s."""
-    command = ["unshare", "--net", sys.executable, "-m", "tests.chaos.half_open", str(tmp_path), "2"]
+    command = ["unshare", "--net", sys.executable, "-m", "tests.chaos.half_open", str(tmp_path), "1"]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -228,9 +227,9 @@ def test_a_reader_whose_cable_is_pulled_is_let_go(tmp_path: Path) -> None:
 
 
 def test_a_sign_in_that_runs_out_in_mid_answer_loses_nothing(two_workers: Site, model: Model) -> None:
-    """Access tokens of this site last six seconds."""
+    """Access tokens of this site last five seconds."""
     load = Load(two_workers, model)
-    patient = load.start(1, tokens=700, delay=0.01)[0].readers[0]
+    patient = load.start(1, tokens=600, delay=0.01)[0].readers[0]
     [answer] = load.answers
     wait_until(lambda: load.client.request("GET", "/api/auth/me").status_code == 401, 20)
     hasty = reader_of(load, answer)

@@ -42,7 +42,7 @@ def reach(name: str) -> None:
         order = ORDER.read_text()
     except FileNotFoundError:
         return
-    point, number, act, *seconds = order.split()
+    point, number, act, *seconds = order.splitlines()[0].split()
     if point != name:
         return
     counts[order] = counts.get(order, 0) + 1
