@@ -6,6 +6,7 @@ gunicorn reads this file again at every reload, so nothing is kept in its global
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import mmap
@@ -27,6 +28,7 @@ settings = Settings.load()
 MAX_OPEN_FILES = 65_536
 FILES_BESIDE_STREAMS = 128  # database, listening sockets, the model APIs' idle connections
 LEAVING_SECONDS = 0.1  # for what looks at worker.alive
+GARBAGE = (20_000, 20, 50)  # tokens make many objects, and hardly any of them in circles
 REQUEST_SECONDS = 2.0  # for ordinary requests that were begun before the worker left
 RELOAD_SECONDS = 5.0  # within which a reload ends the workers that were there before
 WATCH_SECONDS = 0.25  # how often a worker looks whether its master lives
@@ -127,6 +129,9 @@ def post_worker_init(worker: Any) -> None:
     site.open()
     worker.open_requests, worker.draining = 0, False
     worker.servers = keep_servers()
+    gc.collect()
+    gc.freeze()  # what is there now stays: to look through it again and again would keep the loop for 50 ms
+    gc.set_threshold(*GARBAGE)
     gevent.spawn(watch_master, worker)
     if worker.age == 1:
         gevent.spawn(say_ready, worker, site)

@@ -28,7 +28,6 @@ from chatapp.events import Entry, Event, Failed
 
 PAGE = 2000  # entries read from the store at once: some 200 kB
 SILENCE_SECONDS = 1.0  # a follower that heard nothing for this long looks into the store itself
-TICK_SECONDS = 0.001  # between two commits: what comes meanwhile shares the next one
 APPEND_SECONDS = 90.0  # longer than the longest wait for a lock: only a writer that is gone takes this long
 
 Done = Callable[[Sequence[Entry] | None, Exception | None], None]  # the entries, or why there are none

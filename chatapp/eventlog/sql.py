@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import time
 import weakref
 from collections.abc import Sequence
 from operator import attrgetter
@@ -62,7 +61,7 @@ from chatapp.database import (
     quick_transaction,
 )
 from chatapp.errors import Overloaded
-from chatapp.eventlog import PAGE, TICK_SECONDS, Done, Head, LeaseLost, Within
+from chatapp.eventlog import PAGE, Done, Head, LeaseLost, Within
 from chatapp.events import Entry, Event, dump, load
 
 logger = logging.getLogger(__name__)
@@ -191,7 +190,6 @@ class Store:
         self._pending: list[Append] = []
         self._wake = Signal()
         self._writer: gevent.Greenlet[..., None] | None = None
-        self._committed_at = 0.0
         self._seqs: dict[str, int] = {}  # where the logs end that this process writes, as far as it committed them
         self._quick = quick_connection(engine)
         if self._quick is not None:
@@ -231,9 +229,6 @@ class Store:
     def _write_for_ever(self) -> None:
         while True:
             self._wake.wait()
-            pause = self._committed_at + TICK_SECONDS - time.monotonic()
-            if pause > 0:
-                gevent.sleep(pause)
             self._wake.clear()
             group, self._pending = self._pending, []
             plain = [item for item in group if item.within is None]
@@ -241,7 +236,6 @@ class Store:
             for part in (plain, others):
                 if part:
                     self._commit(part)
-            self._committed_at = time.monotonic()
 
     def _commit(self, group: list[Append]) -> None:
         """Commit the group in one transaction; if that fails, each member on its own, so that one cannot fail another."""
