@@ -449,17 +449,17 @@ class Runner:
         events: Sequence[Event],
         within: Callable[[Connection | None], None] | None = None,
         *,
-        seconds: float = STORAGE_SECONDS,
+        seconds: float | None = None,
     ) -> None:
         """Commit *events*; a database that is away is waited for. Raises LeaseLost, and its error after *seconds*."""
-        begun = time.monotonic()
+        begun, patience = time.monotonic(), STORAGE_SECONDS if seconds is None else seconds
         pause = 0.05
         while True:
             try:
                 self._log.append(self.generation_id, events, after=self._seq, owner=self._owner, within=within)
                 break
             except (DBAPIError, Overloaded) as error:
-                if time.monotonic() - begun > (min(seconds, FULL_SECONDS) if is_full(error) else seconds):
+                if time.monotonic() - begun > (FULL_SECONDS if is_full(error) and seconds is None else patience):
                     raise
                 self._wait(pause)
                 pause = min(2 * pause, 1.0)

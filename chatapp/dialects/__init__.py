@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from chatapp.events import Entry, Event
+from chatapp.events import Entry, Event, Token
 from chatapp.sse import Frame
 
 # generation (32 hex digits), seq and part; anything else is rubbish, and rubbish means "from the start"
@@ -45,6 +45,8 @@ START = Cursor()
 
 
 class Encoder(Protocol):
+    """May also have `token(name, event) -> bytes`: the wire form of a token's one frame with that id, made in one step."""
+
     def frames(self, event: Event) -> Sequence[Frame]:
         """Return the event's frames, without ids; none where the format has no place for the event."""
         ...
@@ -70,7 +72,11 @@ def parse_cursor(text: str | None) -> Cursor | None:
 def wire(encoder: Encoder, entries: Iterable[Entry], *, cursor: Cursor = START, prefix: str = "") -> bytes:
     """Return the bytes of the entries' frames past *cursor*, each with its id, which begins with *prefix*."""
     blocks: list[bytes] = []
+    token = getattr(encoder, "token", None)
     for seq, event in entries:
+        if token is not None and type(event) is Token and seq > cursor.seq:
+            blocks.append(token(f"{prefix}{seq}", event))
+            continue
         parts = encoder.frames(event)
         if len(parts) == 1 and seq > cursor.seq:  # nearly all
             blocks.append(parts[0].encode(f"{prefix}{seq}"))
@@ -89,4 +95,9 @@ def inner(parts: Sequence[Frame], seq: int, *, cursor: Cursor, prefix: str) -> I
 
 def json_text(value: Any) -> str:
     """Return *value* as JSON on one line, which is what keeps `data:` exact whatever the text holds."""
-    return orjson.dumps(value).decode()
+    return json_bytes(value).decode()
+
+
+def json_bytes(value: Any) -> bytes:
+    """As `json_text`, in UTF-8."""
+    return orjson.dumps(value)

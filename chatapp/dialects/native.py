@@ -9,14 +9,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from chatapp.answer import Answer
-from chatapp.dialects import json_text
-from chatapp.events import Event, Failed, dump
+from chatapp.dialects import json_bytes, json_text
+from chatapp.events import Event, Failed, Token, dump
 from chatapp.sse import Frame
 
 COUNTS = False
 
 
 class Encoder:
+    def token(self, name: str, event: Token) -> bytes:
+        return b'id: %b\nevent: token\ndata: {"content":%b}\n\n' % (name.encode(), json_bytes(event.content))
+
     def frames(self, event: Event) -> Sequence[Frame]:
         name = "fail" if type(event) is Failed else event.name
         return (Frame(json_text(dump(event)), name),)

@@ -46,6 +46,8 @@ class Chunked:
     def feed(self, data: bytes) -> bytes:
         if not data:
             raise Broken
+        if not (self._left or self._closes or self._rest) and (whole := one_chunk(data)):
+            return whole
         if self._rest:
             data, self._rest = self._rest + data, b""
         parts, at, size = [], 0, len(data)
@@ -79,6 +81,14 @@ class Chunked:
                 raise Broken
         self._left = int(line, 16)
         self.ended = not self._left
+
+
+def one_chunk(data: bytes) -> bytes:
+    """Return the content of *data* if that is one whole chunk, as nearly all reads are; else nothing."""
+    end = data.find(b"\r\n", 0, 10)
+    if end <= 0 or data[-2:] != b"\r\n" or not HEX.fullmatch(data, 0, end):
+        return b""
+    return data[end + 2 : -2] if int(data[:end], 16) == len(data) - end - 4 else b""
 
 
 class Sized:
