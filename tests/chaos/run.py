@@ -92,7 +92,9 @@ def none(what: str, wrong: int, of: str, notes: list[str]) -> Figure:
 def within(what: str, seconds: list[float], part: float, limit: float) -> Figure:
     """A figure that must not exceed *limit* in that *part* of the cases."""
     value = percentile(seconds, part)
-    name = f"{what}, {part:.0%} of {len(seconds)}" if part < 1 else f"{what}, the slowest of {len(seconds)}"
+    name = what
+    if len(seconds) > 1:
+        name += f", {part:.0%} of {len(seconds)}" if part < 1 else f", the slowest of {len(seconds)}"
     return Figure(name, f"≤ {limit * 1000:g} ms", f"{value * 1000:.4g} ms", bool(seconds) and value <= limit)
 
 
