@@ -22,7 +22,7 @@ from chatapp.answer import FAILED, FINISHED, INTERRUPTED, STOPPED, fold
 from chatapp.bells.local import Bell
 from chatapp.database import connected, session_of
 from chatapp.errors import Overloaded, ProviderRateLimited
-from chatapp.eventlog import EventLog, sql
+from chatapp.eventlog import EventLog, LogTroubled, sql
 from chatapp.events import Entry, Event, Failed, Finished, Reasoning, Started, Status, Token, Usage
 from chatapp.models.conversations import Conversation, Message
 from chatapp.models.generations import Generation
@@ -58,10 +58,11 @@ class FakeProvider:
             self.closed += 1
 
 
-def words(*texts: str, end: bool = True) -> Script:
+def words(*texts: str, end: bool = True, pause: float = 0) -> Script:
     def script(provider: FakeProvider) -> Iterator[list[Piece]]:
         for text in texts:
             yield [Token(text)]
+            gevent.sleep(pause)
         if end:
             yield [End("stop")]
 
@@ -626,8 +627,12 @@ def test_a_database_that_stays_away_ends_the_answer_with_what_was_shown(
             commit(group)
 
     monkeypatch.setattr(stage.store, "_commit", failing)
+    stage.provider.script = words("Hello", " there", pause=0.01)
     name = stage.generation()
-    last = stage.run(name)[-1].event
+    with pytest.raises(LogTroubled) as told:  # who reads is told before it can be stored
+        stage.run(name)
+    assert told.value.event.code == "storage"
+    last = stage.wait(name)[-1].event
     assert isinstance(last, Failed)
     assert last.code == "storage"
     assert stage.world.message(name).content == stage.text(name) == "Hello"

@@ -18,7 +18,7 @@ from chatapp import failpoints
 from chatapp.answer import FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED
 from chatapp.database import db, exclusively, glance, utcnow, writing
 from chatapp.errors import Conflict, NotFound, Overloaded, RateLimited, SessionExpired, of_answer
-from chatapp.eventlog import LeaseLost, LogExpired, LogGone
+from chatapp.eventlog import LeaseLost, LogExpired, LogGone, LogTroubled
 from chatapp.events import Event, Reasoning, Started, Status, Token
 from chatapp.models import conversations, generations
 from chatapp.models._columns import new_id
@@ -346,7 +346,10 @@ def told_so_far(message: Message, generation_id: str, model_id: str) -> list[Eve
 
 
 def wait(generation_id: str, *, seconds: float) -> None:
-    """Return when the generation has ended. Raises NotFound if it was deleted meanwhile, Overloaded after *seconds*."""
+    """Return when the generation has ended.
+
+    Raises NotFound if it was deleted meanwhile, Overloaded after *seconds* or if it cannot be stored now.
+    """
     db.session.commit()  # no connection is held meanwhile
     log = site().log
     head = log.head(generation_id)
@@ -361,6 +364,8 @@ def wait(generation_id: str, *, seconds: float) -> None:
             return
     except LogExpired:  # ended and read to its end
         return
+    except LogTroubled as error:
+        raise of_answer(error.event.code, error.event.message) from error
     except LogGone as error:
         raise NotFound(GONE) from error
     raise Overloaded("The answer has not ended yet. Look again in a moment.")
