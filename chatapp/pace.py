@@ -1,8 +1,8 @@
 """The event loop's pace: under load it turns at most some six hundred times a second.
 
 Each turn with its commit costs some 130 microseconds, however little it finds to do. When thousands of tokens come in a
-second, it pays to let them gather for up to one and a half milliseconds: then one turn reads many sockets, and one commit stores what
-they brought. With little to do the loop is left alone, and a token waits for nothing.
+second, it pays to let them gather for up to one and a half milliseconds: then one turn reads many sockets, and one commit
+stores what they brought. With little to do the loop is left alone, and a token waits for nothing.
 
 libev has this built in (`ev_set_io_collect_interval`), but gevent does not hand it on.
 """
