@@ -8,6 +8,7 @@ import random
 import socket
 import time
 import uuid
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -298,3 +299,38 @@ def test_a_reader_who_takes_nothing_is_let_go(new_site: Callable[..., Site]) -> 
     raw.close()
     assert "Traceback" not in site.log()
     client.call("POST", f"/api/chat/conversations/{started['conversationId']}/stop")
+
+
+def unpacked(
+    client: Client, path: str, accept: str, **headers: str
+) -> tuple[str | None, list[tuple[float, bytes]], bool]:
+    """Return the encoding, what came unpacked and when, and whether the packing was ended properly."""
+    came: list[tuple[float, bytes]] = []
+    unpack = zlib.decompressobj(31)
+    given = {"Accept-Encoding": accept, **headers}
+    with client.http.get(client.url + path, headers=given, stream=True, timeout=60) as response:
+        encoding = response.headers.get("Content-Encoding")
+        while data := response.raw.read1(65536, decode_content=False):
+            came.append((time.monotonic(), unpack.decompress(data) if encoding else data))
+    return encoding, came, unpack.eof
+
+
+@pytest.mark.parametrize("dialect", STREAMS)
+def test_a_compressed_stream_says_the_same_and_each_event_at_once(ada: Client, dialect: str) -> None:
+    started = ada.start("count", "openai/count-20,delay=0.05")
+    path = STREAMS[dialect](started)
+    encoding, came, ended = unpacked(ada, path, "gzip, deflate")
+    assert (encoding, ended) == ("gzip", True)
+    plain = list(ada.frames(path))
+    assert sse.Parser().feed(b"".join(data for _, data in came)) == plain
+    assert len([data for _, data in came if data]) > 10  # they were not held back
+    _, rest, _ = unpacked(ada, path, "gzip", **{"Last-Event-ID": str(plain[3].id)})
+    assert sse.Parser().feed(b"".join(data for _, data in rest)) == plain[4:]
+
+
+@pytest.mark.parametrize("accept", ["identity", "gzip;q=0", "br"])
+def test_who_does_not_ask_for_it_gets_nothing_compressed(ada: Client, accept: str) -> None:
+    started, frames = ada.ask("one two")
+    encoding, came, _ = unpacked(ada, events_path(started), accept)
+    assert encoding is None
+    assert sse.Parser().feed(b"".join(data for _, data in came)) == frames
