@@ -78,6 +78,7 @@ class Job:
     turns: tuple[Turn, ...]
     seams: tuple[int, ...] = ()  # where in the text, in characters, it was gone on with
     new: bool = False  # just made: there is nothing in its log
+    orphan: bool = False  # another runner began it
 
     @property
     def provider(self) -> str:
@@ -127,6 +128,7 @@ class Runner:
         self._trouble: Exception | None = None  # why the last batch is not stored
         self._polled: Any = None  # the stream that the event loop reads
         self._watcher: Any = None  # of its socket
+        self._settling = False  # the greenlet waits for the log
         self._outcome: End | BaseException | None = None  # how it ended
         # orders
         self._greenlet: greenlet | None = None
@@ -187,11 +189,11 @@ class Runner:
         self._seq = entries[-1].seq if entries else 0
         self._log.store.adopt(self.generation_id, self._seq)
         self._prefix = self._answer.text
-        if self._taken > MAX_TAKEN or (self._taken and entries and not self._can_go_on()):
+        if self._taken > MAX_TAKEN or (job.orphan and entries and not self._can_go_on()):
             self._begin_log(entries)
             return self._failed(INTERRUPTED, INTERRUPTED_MESSAGE, retryable=True)
         self._begin_log(entries)
-        if self._taken and entries:
+        if job.orphan and entries:
             self._sew(len(self._prefix))
         return None
 
@@ -315,7 +317,8 @@ class Runner:
         """Sleep until there is something to do, and do it. Raises the order that came, ProviderTimeout."""
         if seconds <= 0:
             raise ProviderTimeout(sentence)
-        self._wake.wait(seconds)
+        if not self._order:  # one that came while something was stored woke nobody
+            self._wake.wait(seconds)
         self._wake.clear()
         if self._order:
             raise self._order
@@ -370,7 +373,7 @@ class Runner:
         max_tokens = params.get("max_tokens")
         if prefix and not provider.can_continue:
             turns, prefix = (*turns, Turn("assistant", prefix), Turn("user", GO_ON)), ""
-        if max_tokens and self._taken:
+        if max_tokens and job.orphan:
             max_tokens = max(LEAST_TOKENS, max_tokens - len(self._prefix) // CHARS_PER_TOKEN)
         return ChatRequest(
             model=job.model.partition("/")[2],
@@ -424,13 +427,21 @@ class Runner:
         self._remember(self._in_flight)
         self._in_flight = ()
         self._flush()
-        if self._polled is None or self._outcome is not None:
+        if self._polled is None or self._outcome is not None or self._settling:
             self._wake.set()  # it may be waiting for this; a runner whose model is polled is not woken for each batch
         else:
             self._watch()
 
     def _settle(self) -> None:
         """Wait until all that gathered is stored. Raises LeaseLost, and the database's error when it stays away."""
+        self._settling = True
+        try:
+            self._store_all()
+        finally:
+            self._settling = False
+        self._times.last_piece = time.monotonic()  # the model is not to blame for a wait
+
+    def _store_all(self) -> None:
         while self._in_flight or self._gathered:
             if self._trouble:
                 error, events = self._trouble, self._in_flight
@@ -442,7 +453,6 @@ class Runner:
             if self._in_flight and not self._trouble:
                 self._wake.clear()
                 self._wake.wait()
-        self._times.last_piece = time.monotonic()  # the model is not to blame for a wait
 
     def _append(
         self,

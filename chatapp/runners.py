@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -54,6 +55,7 @@ class Runners:
         self._running: dict[str, Runner] = {}
         self._fallen: set[str] = set()  # whose runner failed: they have to be somebody else's
         self._entering = BoundedSemaphore()
+        self._patient_until = 0.0  # before that no orphans are taken
         self._entered_at: float | None = None  # when the lease was last needed; None without a lease
         self._hurry = Signal()  # the keeper has something to do now
         self._keeper: Greenlet[..., None] | None = None
@@ -73,9 +75,9 @@ class Runners:
         self.keep()
         return self.owner
 
-    def start(self, generation_id: str, job: Job | None = None) -> None:
-        """Make the answer of a generation whose log this process owns. Returns at once."""
-        self._spawn(generation_id, (lambda _: job) if job else partial(load_job, self._engine))
+    def start(self, generation_id: str, job: Job | None = None, *, owner: str) -> None:
+        """Make the answer of a generation whose log this process began as *owner*. Returns at once."""
+        self._spawn(generation_id, (lambda _: job) if job else partial(load_job, self._engine), owner)
 
     def stop(self, generation_id: str) -> None:
         """End the answer, wherever it is made. Returns at once; the log tells when it has ended."""
@@ -114,7 +116,8 @@ class Runners:
         self._wait_until_idle(LEAVING_SECONDS)
         gevent.killall([one for one in (self._keeper, self._sweeper) if one is not None])
         if self._entered_at is not None:
-            self._log.store.leave(self.owner)
+            with gevent.Timeout(LEAVING_SECONDS, False):  # type: ignore[arg-type]  # else the lease runs out by itself
+                self._log.store.leave(self.owner)
             self._bell.tell("orphans", {})
 
     def _wait_until_idle(self, seconds: float) -> None:
@@ -125,14 +128,14 @@ class Runners:
     def __len__(self) -> int:
         return len(self._running)
 
-    def _spawn(self, generation_id: str, load: Load) -> None:
+    def _spawn(self, generation_id: str, load: Load, owner: str) -> None:
         self.keep()
         runner = Runner(
             generation_id,
             load=load,
             log=self._log,
             providers=self._providers,
-            owner=self.owner,
+            owner=owner,
             settings=self._settings,
         )
         self._running[generation_id] = runner
@@ -150,20 +153,28 @@ class Runners:
 
     def _keep_for_ever(self) -> None:
         while True:
+            begun = time.monotonic()
             try:
                 self._keep_once()
             except Exception:  # whatever it is: without a lease no answer of this process would live on
                 logger.exception("the lease could not be kept; trying again")
+                self._be_patient()
+            if time.monotonic() - begun > self._settings.lease_seconds / 4:
+                self._be_patient()
             self._hurry.wait(self._settings.lease_seconds / 4)
             self._hurry.clear()
 
+    def _be_patient(self) -> None:
+        """Take no orphans for a while: where the database was slow, others may live and have had no chance to say so."""
+        self._patient_until = time.monotonic() + self._settings.lease_seconds
+
     def _keep_once(self) -> None:
-        store = self._log.store
+        store, begun = self._log.store, time.monotonic()
         if self._entered_at is not None and not store.hold(self.owner, lease_seconds=self._settings.lease_seconds):
             self._lost()
-        if self._fallen:
-            store.release(list(self._fallen), owner=self.owner)
-            self._fallen.clear()
+        if time.monotonic() - begun > self._settings.lease_seconds / 4:
+            self._be_patient()
+        self._release_fallen()
         if self._running:
             self._entered_at = time.monotonic()
             for generation_id in store.stop_requests(self.owner):
@@ -171,13 +182,34 @@ class Runners:
                     self._running[generation_id].stop()
         if self.draining:
             return
-        if store.has_orphans():
-            for generation_id in store.take_orphans(self.enter()):
-                failpoints.reach("taken-over")
-                self._spawn(generation_id, partial(load_job, self._engine))
-        elif self._entered_at is not None and time.monotonic() > self._entered_at + IDLE_SECONDS:
-            store.leave(self.owner)  # so that an idle site does not write twice a second
-            self._entered_at = None
+        if time.monotonic() >= self._patient_until and store.has_orphans():
+            self._take_orphans()
+        else:
+            self._leave_if_idle()
+
+    def _release_fallen(self) -> None:
+        fallen = set(self._fallen)
+        if fallen:
+            self._log.store.release(list(fallen), owner=self.owner)
+            self._fallen -= fallen
+
+    def _take_orphans(self) -> None:
+        owner = self.enter()
+        for generation_id in self._log.store.take_orphans(owner):
+            failpoints.reach("taken-over")
+            self._spawn(generation_id, lambda name: replace(load_job(self._engine, name), orphan=True), owner)
+
+    def _leave_if_idle(self) -> None:
+        """Give the lease back where it was not needed for long, so that an idle site does not write twice a second."""
+        if not self._idle():
+            return
+        with self._entering:
+            if self._idle():
+                self._entered_at = None
+                self._log.store.leave(self.owner)
+
+    def _idle(self) -> bool:
+        return self._entered_at is not None and time.monotonic() > self._entered_at + IDLE_SECONDS
 
     def _lost(self) -> None:
         """Begin anew as someone else: this process was presumed dead, and what it did is taken over by others."""
@@ -185,7 +217,7 @@ class Runners:
         for runner in list(self._running.values()):
             runner.lose()
         self._running.clear()
-        self._log.store.forget()
+        self._log.store.forget(self.owner)
         self.owner, self._entered_at = str(uuid.uuid4()), None
 
     def _sweep_for_ever(self) -> None:

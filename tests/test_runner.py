@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from socket import socketpair
 from typing import Any
 
 import gevent
@@ -103,12 +105,15 @@ class Stage:
             self.log.append(name, events, after=0, owner=DEAD)
         with connected(self.world.engine, writes=True) as connection:
             connection.execute(sql.HEADS.update().values(taken=died - 1))
-        self.store.forget()
+        self.store.forget(DEAD)
         self.store.hold(DEAD, lease_seconds=-1)
         return name
 
+    def start(self, name: str) -> None:
+        self.runners.start(name, owner=self.runners.owner)
+
     def run(self, name: str) -> list[Entry]:
-        self.runners.start(name)
+        self.start(name)
         return self.wait(name)
 
     def wait(self, name: str) -> list[Entry]:
@@ -209,7 +214,7 @@ def test_a_model_is_asked_once(stage: Stage) -> None:
 def test_what_is_read_while_a_model_is_silent_is_what_it_said_before(stage: Stage) -> None:
     stage.provider.script = silent_after_two
     name = stage.generation()
-    stage.runners.start(name)
+    stage.start(name)
     stage.until(lambda: stage.text(name) == "one two")
     assert stage.world.message(name).status == "running"
     stage.provider.release.set()
@@ -221,7 +226,7 @@ def test_what_is_read_while_a_model_is_silent_is_what_it_said_before(stage: Stag
 def test_stop_ends_a_silent_model_at_once_and_keeps_what_came(stage: Stage, script: Script, text: str) -> None:
     stage.provider.script = script
     name = stage.generation()
-    stage.runners.start(name)
+    stage.start(name)
     stage.until(lambda: stage.provider.requests and stage.text(name) == text)
     stage.runners.stop(name)
     entries = stage.wait(name)
@@ -234,7 +239,7 @@ def test_stop_ends_a_silent_model_at_once_and_keeps_what_came(stage: Stage, scri
 
 def test_stop_before_the_model_is_asked_asks_nobody(stage: Stage) -> None:
     name = stage.generation()
-    stage.runners.start(name)
+    stage.start(name)
     stage.runners.stop(name)
     stage.wait(name)
     assert stage.provider.requests == []
@@ -244,7 +249,7 @@ def test_stop_before_the_model_is_asked_asks_nobody(stage: Stage) -> None:
 def test_stop_twice_or_too_late_changes_nothing(stage: Stage) -> None:
     stage.provider.script = silent_after_two
     name = stage.generation()
-    stage.runners.start(name)
+    stage.start(name)
     stage.until(lambda: stage.text(name))
     stage.runners.stop(name)
     stage.runners.stop(name)
@@ -265,7 +270,7 @@ def test_stop_never_tears_a_commit(stage: Stage) -> None:
     stage.provider.script = chatter
     for delay in range(20):
         name = stage.generation()
-        stage.runners.start(name)
+        stage.start(name)
         for _ in range(delay):
             gevent.sleep(0.0005)
         stage.runners.stop(name)
@@ -278,7 +283,7 @@ def test_a_stop_for_another_process_is_found_by_its_keeper(made: World, stage: S
     other = Stage(made)
     stage.provider.script = silent_after_two
     name = stage.generation()
-    stage.runners.start(name)
+    stage.start(name)
     stage.until(lambda: stage.text(name))
     other.runners.stop(name)
     stage.wait(name)
@@ -383,7 +388,7 @@ def lose_lease(stage: Stage) -> None:
 def test_a_runner_that_lost_its_lease_stops_and_what_it_had_is_dropped(stage: Stage) -> None:
     stage.provider.script = silent_after_two
     name = stage.generation()
-    stage.runners.start(name)
+    stage.start(name)
     stage.until(lambda: stage.text(name))
     lose_lease(stage)
     stage.provider.release.set()
@@ -400,7 +405,7 @@ def test_the_control_without_the_fence_the_old_runner_writes_on(stage: Stage, mo
     gevent.killall([stage.runners._keeper] if stage.runners._keeper else [])
     stage.provider.script = silent_after_two
     name = stage.generation()
-    stage.runners.start(name)
+    stage.start(name)
     stage.until(lambda: stage.text(name))
     lose_lease(stage)
     stage.provider.release.set()
@@ -411,7 +416,7 @@ def test_the_control_without_the_fence_the_old_runner_writes_on(stage: Stage, mo
 def test_who_was_presumed_dead_leaves_the_model_and_begins_anew(stage: Stage) -> None:
     stage.provider.script = silent_after_two
     name, before = stage.generation(), stage.runners.owner
-    stage.runners.start(name)
+    stage.start(name)
     stage.until(lambda: stage.text(name))
     lose_lease(stage)
     stage.runners._keep_once()
@@ -510,6 +515,135 @@ def test_the_tokens_that_were_there_are_counted_and_taken_off_the_limit(stage: S
     assert stage.provider.requests[0].max_tokens == 50
 
 
+def test_what_was_handed_back_counts_as_no_death(made: World, stage: Stage) -> None:
+    stage.provider.script = silent_after_two
+    name = stage.generation()
+    stage.start(name)
+    stage.until(lambda: stage.text(name))
+    stage.runners.drain(0)
+    for round_ in range(chatapp.runner.MAX_TAKEN + 2):  # as many deploys as one likes
+        next_one = Stage(made)
+        next_one.provider.script = silent_after_two
+        next_one.runners._keep_once()
+        next_one.until(lambda text=next_one.text, n=round_: text(name) == "one two" * (n + 2))  # type: ignore[misc]
+        next_one.runners.drain(0)
+    last = Stage(made)
+    last.provider.script = words(".")
+    last.runners._keep_once()
+    last.wait(name)
+    assert last.world.message(name).status == FINISHED
+    assert len(last.world.message(name).details["seams"]) == chatapp.runner.MAX_TAKEN + 3  # type: ignore[index]
+
+
+@pytest.mark.parametrize("fault", ["the model talks", "the model is silent"])
+def test_a_commit_that_fails_once_leaves_the_runner_hearing(
+    made: World, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """A batch fails while the next one gathers; then whoever reads by polling must still hear of stops and time-outs."""
+    stage = Stage(made, idle_seconds=0.5)
+    commit, failures = stage.store._commit, 0
+
+    def failing(group: list[sql.Append]) -> None:
+        nonlocal failures
+        plain = [item for item in group if type(item.events[0]) is Token]
+        if plain and not failures:
+            failures += 1
+            polled.say("b")  # gathers while the batch with "a" is in flight
+            for item in group:
+                item.done(None, OperationalError("insert", {}, sqlite3.OperationalError("busy")))
+        else:
+            commit(group)
+
+    monkeypatch.setattr(stage.store, "_commit", failing)
+    polled = Polled()
+    monkeypatch.setattr(stage.provider, "stream", lambda request: polled)
+    name = stage.generation()
+    stage.start(name)
+    stage.until(lambda: polled.asked)
+    polled.say("a")
+    if fault == "the model is silent":
+        last = stage.wait(name)[-1].event
+        assert isinstance(last, Failed)
+        assert last.code == "provider_timeout"
+    else:
+        talk = gevent.spawn(polled.chatter)
+        stage.until(lambda: len(stage.text(name)) > 4)
+        stage.runners.stop(name)
+        stage.wait(name)
+        talk.kill()
+        assert stage.world.message(name).status == STOPPED
+    assert failures == 1
+    text = stage.text(name)
+    assert (text[0], text.count("a"), text.count("b")) == ("a", 1, 1)
+
+
+class Polled:
+    """A stream that can be polled, of what the test says."""
+
+    more = False
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._reader, self._writer = socketpair()
+        self._reader.setblocking(False)
+
+    def __iter__(self) -> Polled:
+        return self
+
+    def __next__(self) -> list[Piece]:
+        self.asked = True
+        return []
+
+    def poll_descriptor(self) -> int:
+        return self._reader.fileno()
+
+    def poll(self) -> list[Piece]:
+        try:
+            said = self._reader.recv(1000).decode()
+        except BlockingIOError:
+            return []
+        return [Token(said)] if said else []
+
+    def say(self, text: str) -> None:
+        self._writer.sendall(text.encode())
+
+    def chatter(self) -> None:
+        with contextlib.suppress(OSError):  # until the runner leaves
+            while True:
+                self.say("x")
+                gevent.sleep(0.002)
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+
+def test_after_a_slow_round_others_get_time_to_renew(
+    made: World, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All waited for one lock: who gets it first must not bury those behind."""
+    other = Stage(made)
+    other.runners.enter()
+    gevent.killall([one for one in (other.runners._keeper, stage.runners._keeper) if one is not None])
+    other.provider.script = silent_after_two
+    name = other.generation()
+    gevent.killall([other.runners._keeper] if other.runners._keeper else [])
+    other.start(name)
+    gevent.killall([other.runners._keeper] if other.runners._keeper else [])
+    other.until(lambda: other.text(name))
+    other.store.hold(other.runners.owner, lease_seconds=-1)  # the lock was held for longer than a lease
+    stage.runners._be_patient()
+    stage.runners._keep_once()
+    assert len(stage.runners) == 0
+    other.runners._keep_once()  # its turn
+    monkeypatch.setattr(stage.runners, "_patient_until", 0.0)
+    stage.runners._keep_once()
+    assert len(stage.runners) == 0
+    other.provider.release.set()
+    other.wait(name)
+    assert other.world.message(name).status == FINISHED
+
+
 def test_a_runner_that_fails_leaves_an_orphan_and_not_a_log_without_end(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -525,7 +659,7 @@ def test_a_runner_that_fails_leaves_an_orphan_and_not_a_log_without_end(
 
     monkeypatch.setattr(chatapp.runner.Runner, "_relay", failing)
     name = stage.generation(events=(*OPENING, Token("Half")))
-    stage.runners.start(name)
+    stage.start(name)
     stage.wait(name)
     assert stage.world.message(name).content == "HalfHello there"
 
@@ -534,7 +668,7 @@ def test_a_running_answer_is_nobodys_orphan(made: World, stage: Stage) -> None:
     other = Stage(made)
     stage.provider.script = silent_after_two
     name = stage.generation()
-    stage.runners.start(name)
+    stage.start(name)
     stage.until(lambda: stage.text(name))
     stage.store.hold(stage.runners.owner, lease_seconds=-1)
     stage.runners._keep_once()  # its keeper came in time
@@ -563,7 +697,7 @@ def test_an_idle_process_gives_its_lease_back_and_takes_one_again(
 def test_a_drain_lets_answers_end_and_begins_none(stage: Stage) -> None:
     stage.provider.script = silent_after_two
     name = stage.generation()
-    stage.runners.start(name)
+    stage.start(name)
     stage.until(lambda: stage.text(name))
     drain = gevent.spawn(stage.runners.drain, 20)
     stage.until(lambda: stage.runners.draining)
@@ -578,7 +712,7 @@ def test_a_drain_lets_answers_end_and_begins_none(stage: Stage) -> None:
 def test_what_does_not_end_in_time_is_handed_back_and_gone_on_with_at_once(made: World, stage: Stage) -> None:
     stage.provider.script = silent_after_two
     name, unasked = stage.generation(), stage.generation()
-    stage.runners.start(name)
+    stage.start(name)
     stage.until(lambda: stage.text(name))
     stage.runners.drain(0)
     assert stage.provider.closed == 1
@@ -720,7 +854,7 @@ def test_a_long_lock_is_waited_for_once_by_all_together(stage: Stage, monkeypatc
 def test_a_conversation_that_is_deleted_takes_its_runner_along(stage: Stage) -> None:
     stage.provider.script = silent_after_two
     name = stage.generation()
-    stage.runners.start(name)
+    stage.start(name)
     stage.until(lambda: stage.text(name))
     with connected(stage.world.engine, writes=True) as connection:
         connection.execute(delete(Conversation))
@@ -733,7 +867,7 @@ def test_a_generation_that_is_gone_before_it_runs_is_no_error(stage: Stage) -> N
     name = stage.generation()
     with connected(stage.world.engine, writes=True) as connection:
         connection.execute(delete(Generation))
-    stage.runners.start(name)
+    stage.start(name)
     stage.until(lambda: not len(stage.runners))
     assert stage.provider.requests == []
 
@@ -742,7 +876,7 @@ def test_no_connection_is_held_while_a_model_thinks(stage: Stage) -> None:
     stage.provider.script = silent_after_two
     names = [stage.generation() for _ in range(20)]
     for name in names:
-        stage.runners.start(name)
+        stage.start(name)
     stage.until(lambda: len(stage.provider.requests) == 20 and stage.text(names[-1]))
     assert stage.world.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
     stage.provider.release.set()

@@ -98,19 +98,19 @@ class Store(Protocol):
         ...
 
     def leave(self, owner: str) -> None:
-        """Give the lease back; the logs that have not ended are orphans at once."""
+        """Give the lease back; the logs that have not ended are orphans at once, though nobody died."""
         ...
 
     def adopt(self, generation_id: str, last_seq: int) -> None:
         """Note that this process writes the log now, which ends at *last_seq*."""
         ...
 
-    def forget(self) -> None:
-        """Take it that this process writes no log any more."""
+    def forget(self, owner: str) -> None:
+        """Take it that this process writes no log any more: as *owner* it was presumed dead."""
         ...
 
     def release(self, generation_ids: Sequence[str], *, owner: str) -> None:
-        """Make orphans of *owner*'s logs."""
+        """Make orphans of *owner*'s logs, whose runners failed."""
         ...
 
     def has_orphans(self) -> bool:
@@ -118,7 +118,10 @@ class Store(Protocol):
         ...
 
     def take_orphans(self, owner: str) -> list[str]:
-        """Make *owner* the owner of all logs whose own one has no lease, and return their names. Raises LeaseLost."""
+        """Make *owner* the owner of all logs whose own one has no lease, and return their names. Raises LeaseLost.
+
+        Takes nothing where the database was not prompt: others may have had no chance to renew their leases.
+        """
         ...
 
     def request_stop(self, generation_id: str) -> None: ...

@@ -88,17 +88,21 @@ class Store:
 
     def leave(self, owner: str) -> None:
         self._leases.pop(owner, None)
+        for log in self._logs.values():
+            if log.owner == owner:
+                log.owner = ""
 
     def adopt(self, generation_id: str, last_seq: int) -> None:
         pass
 
-    def forget(self) -> None:
+    def forget(self, owner: str) -> None:
         pass
 
     def release(self, generation_ids: Sequence[str], *, owner: str) -> None:
         for name in generation_ids:
             if self._logs[name].owner == owner:
                 self._logs[name].owner = ""
+                self._logs[name].taken += 1
 
     def has_orphans(self) -> bool:
         now = time.monotonic()
@@ -111,8 +115,8 @@ class Store:
         self._leases = {name: until for name, until in self._leases.items() if until >= now}
         orphans = [name for name, log in self._logs.items() if log.ended_at is None and log.owner not in self._leases]
         for name in orphans:
+            self._logs[name].taken += 1 if self._logs[name].owner else 0
             self._logs[name].owner = owner
-            self._logs[name].taken += 1
         return orphans
 
     def _check_lease(self, owner: str) -> None:

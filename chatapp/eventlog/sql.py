@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 import weakref
 from collections.abc import Sequence
 from operator import attrgetter
@@ -136,8 +137,13 @@ HEAD = Prepared(
 NEW = {"taken": 0, "last_seq": 0, "ended_at": None, "expired": False, "stop_requested": False}
 
 NOBODY = ""
-MAX_LEASE_SECONDS = 600.0  # a lease that goes on for longer was given before the machine's last start
+PROMPT_SECONDS = 0.25  # who gets the lock later than that may be the first of many who waited for it
+MAX_LEASE_SECONDS = 120.0  # a lease that goes on for longer was given before the machine's last start
 DEAD = or_(OWNERS.c.lease_until < lease_clock(), OWNERS.c.lease_until > lease_clock() + MAX_LEASE_SECONDS)
+# one that is being written under is not dead, or frozen: nobody waits for it
+BURY = delete(OWNERS).where(
+    OWNERS.c.owner.in_(select(OWNERS.c.owner).where(DEAD).order_by(OWNERS.c.owner).with_for_update(skip_locked=True))
+)
 ORPHANED = and_(HEADS.c.ended_at.is_(None), HEADS.c.owner.not_in(select(OWNERS.c.owner)))
 ANY_ORPHANS = select(or_(exists().where(DEAD), exists().where(ORPHANED)))
 TAKE = (
@@ -151,7 +157,7 @@ TAKE = (
             .with_for_update(skip_locked=True)
         )
     )
-    .values(owner=bindparam("by"), taken=HEADS.c.taken + 1)
+    .values(owner=bindparam("by"), taken=HEADS.c.taken + case((HEADS.c.owner == NOBODY, 0), else_=1))
     .returning(HEADS.c.generation_id)
 )
 
@@ -191,6 +197,7 @@ class Store:
         self._wake = Signal()
         self._writer: gevent.Greenlet[..., None] | None = None
         self._seqs: dict[str, int] = {}  # where the logs end that this process writes, as far as it committed them
+        self._forgotten: set[str] = set()  # owners that this process was
         self._quick = quick_connection(engine)
         if self._quick is not None:
             weakref.finalize(self, self._quick.close)
@@ -263,15 +270,14 @@ class Store:
                 self._committed(item)
 
     def _committed(self, item: Append) -> None:
-        if item.events[-1].terminal:
+        if item.events[-1].terminal or item.owner in self._forgotten:
             self._seqs.pop(item.generation_id, None)
         else:
             self._seqs[item.generation_id] = item.to
-        events = item.events
-        if len(events) == 1:
-            item.done([Entry(item.after + 1, events[0])], None)
-        else:
-            item.done([Entry(seq, event) for seq, event in enumerate(events, item.after + 1)], None)
+        try:
+            item.done([Entry(seq, event) for seq, event in enumerate(item.events, item.after + 1)], None)
+        except Exception:  # one who listens must not keep the others from hearing
+            logger.exception("generation %s: what was stored could not be told", item.generation_id)
 
     def _quickly(self, group: list[Append]) -> bool:
         """Commit plain appends to SQLite without SQLAlchemy; False, and nothing written, if there is anything unusual."""
@@ -298,14 +304,12 @@ class Store:
         payload = encode(item.events)
         if self._seqs.get(item.generation_id) != item.after and not self._follows(connection, item, payload):
             return  # it is there already
+        if item.within is not None:  # first the message, then the log, as a deleted conversation does
+            item.within(connection)
         WRITE.change(connection, generation_id=item.generation_id, last_seq=item.to, events=payload)
         if item.events[-1].terminal and END.change(connection, of=item.generation_id, by=item.owner, to=item.to) != 1:
             raise LeaseLost(item.generation_id)
-        if item.within is not None:
-            item.within(connection)
-            failpoints.reach("before-end")
-        else:
-            failpoints.reach("before-commit")
+        failpoints.reach("before-end" if item.within is not None else "before-commit")
 
     def _follows(self, connection: Connection, item: Append, payload: bytes) -> bool:
         """Say whether the batch comes next; False if it is the last one, committed before. Raises LeaseLost."""
@@ -350,27 +354,35 @@ class Store:
     def leave(self, owner: str) -> None:
         self._seqs.clear()
         with connected(self._engine, writes=True) as connection:
+            mine = and_(HEADS.c.owner == owner, HEADS.c.ended_at.is_(None))
+            connection.execute(update(HEADS).where(mine).values(owner=NOBODY))  # which is no death
             connection.execute(delete(OWNERS).where(OWNERS.c.owner == owner))
 
     def adopt(self, generation_id: str, last_seq: int) -> None:
         self._seqs[generation_id] = last_seq
 
-    def forget(self) -> None:
+    def forget(self, owner: str) -> None:
+        self._forgotten.add(owner)
         self._seqs.clear()
 
     def release(self, generation_ids: Sequence[str], *, owner: str) -> None:
         mine = and_(HEADS.c.generation_id.in_(generation_ids), HEADS.c.owner == owner)
         with connected(self._engine, writes=True) as connection:
-            connection.execute(update(HEADS).where(mine).values(owner=NOBODY))
+            connection.execute(update(HEADS).where(mine).values(owner=NOBODY, taken=HEADS.c.taken + 1))
+        for generation_id in generation_ids:
+            self._seqs.pop(generation_id, None)
 
     def has_orphans(self) -> bool:
         with connected(self._engine) as connection:
             return bool(connection.scalar(ANY_ORPHANS))
 
     def take_orphans(self, owner: str) -> list[str]:
+        begun = time.monotonic()
         with connected(self._engine, writes=True) as connection:
+            if time.monotonic() - begun > PROMPT_SECONDS:
+                return []  # the others could not renew their leases either
             check_lease(connection, owner)
-            connection.execute(delete(OWNERS).where(DEAD))
+            connection.execute(BURY)
             return list(connection.scalars(TAKE, {"by": owner}))
 
     def request_stop(self, generation_id: str) -> None:

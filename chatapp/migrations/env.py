@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from alembic import context
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 import chatapp.eventlog.sql
 import chatapp.models  # noqa: F401
@@ -16,6 +16,22 @@ def render_item(kind: str, item: Any, autogen: Any) -> str | Literal[False]:
 
 
 def run(connection: Connection) -> None:
+    """Migrate on a connection without a transaction.
+
+    SQLite alters a table by making it anew: with foreign keys on, the old one's end would delete all that refers to it.
+    """
+    if connection.dialect.name != "sqlite":
+        migrate(connection)
+        return
+    raw: Any = connection.connection.dbapi_connection
+    raw.execute("PRAGMA foreign_keys = OFF")
+    try:
+        migrate(connection)
+    finally:
+        raw.execute("PRAGMA foreign_keys = ON")
+
+
+def migrate(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
@@ -25,7 +41,13 @@ def run(connection: Connection) -> None:
         render_item=render_item,
     )
     with context.begin_transaction():
+        if (
+            connection.dialect.name == "postgresql"
+        ):  # of two that start at once, one migrates, and the other finds it done
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('migrations'))"))
         context.run_migrations()
+        if connection.dialect.name == "sqlite" and connection.execute(text("PRAGMA foreign_key_check")).first():
+            raise RuntimeError("the migration would leave rows that refer to nothing")
 
 
 given = context.config.attributes.get("connection")

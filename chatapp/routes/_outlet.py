@@ -14,7 +14,7 @@ from __future__ import annotations
 import socket
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gevent
@@ -27,6 +27,7 @@ from chatapp.events import Entry
 # What a reader who takes nothing keeps of the machine's memory. On loopback, whose segments are 64 KiB, less than two of
 # them would make each write wait for a delayed acknowledgement.
 SEND_BUFFER_BYTES = 128 * 1024
+PIECE_BYTES = 64 * 1024
 # a window of 4 KiB: enough for frames that are alike, 24 KiB of memory where zlib would take 256
 GZIP_LEVEL, GZIP_WINDOW, GZIP_MEMORY = 1, 16 + 12, 4
 
@@ -34,6 +35,12 @@ GZIP_LEVEL, GZIP_WINDOW, GZIP_MEMORY = 1, 16 + 12, 4
 def chunk(data: bytes) -> bytes:
     """Return *data* as a chunk (RFC 9112 7.1)."""
     return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def in_pieces(block: bytes) -> Iterator[bytes]:
+    """Yield *block* in pieces, each of which a slow reader has the whole time-out for."""
+    for start in range(0, len(block), PIECE_BYTES):
+        yield block[start : start + PIECE_BYTES]
 
 
 class Gzip:
@@ -112,7 +119,8 @@ class Outlet:
         self._signal.set()
 
     def wait(self, seconds: float) -> bool:
-        woken: bool = self._signal.wait(seconds)
+        self._signal.wait(seconds)
+        woken: bool = self._signal.is_set()  # also by who came just when the time was up
         self._signal.clear()
         return woken
 
@@ -121,7 +129,8 @@ class Outlet:
     def flush(self) -> None:
         """Send what the socket did not take; waits. Raises TimeoutError for a reader who takes nothing, OSError."""
         if self._left:
-            self._client.sendall(self._left)
+            for piece in in_pieces(self._left):
+                self._client.sendall(piece)
             self._left = b""
 
     def close(self) -> None:

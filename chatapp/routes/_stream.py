@@ -185,8 +185,14 @@ def follow(generation: Generation, dialect: str, *, named_by_url: bool) -> Respo
         cursor = START
     stream = Stream(parts, generation.id, speaker, cursor, prefix, opening)
     stream.join(generation.user_id, auth.sign_in_id())
-    db.session.remove()  # a stream holds no connection
-    return respond_live(stream)
+    try:
+        db.session.remove()  # a stream holds no connection
+        if parts.readers.closing:
+            raise Overloaded(retry_after=1)
+        return respond_live(stream)
+    except BaseException:
+        stream.close()
+        raise
 
 
 def given_cursor(generation: Generation, *, named_by_url: bool) -> Cursor | None:
@@ -265,7 +271,8 @@ def respond(body: Iterator[bytes]) -> Response:
     client = request.environ.get("gunicorn.socket")
     if client is not None:
         _outlet.prepare(client, send_timeout_seconds=site().settings.send_timeout_seconds)
-    return Response(body, mimetype="text/event-stream", headers=HEADERS, direct_passthrough=True)
+    pieces = (piece for block in body for piece in _outlet.in_pieces(block))
+    return Response(pieces, mimetype="text/event-stream", headers=HEADERS, direct_passthrough=True)
 
 
 def refusal(error: AppError) -> Response | None:

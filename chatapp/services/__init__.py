@@ -42,9 +42,11 @@ class Site:
 
     def close(self, seconds: float) -> None:
         """Begin nothing more, let what runs end within *seconds* or go on elsewhere, and let the readers go."""
-        self.runners.drain(seconds)
-        self.readers.close()
-        self.bell.close()
+        try:
+            self.runners.drain(seconds)
+        finally:
+            self.readers.close()
+            self.bell.close()
 
     def models(self) -> list[Model]:
         """Return the models that all providers have now."""

@@ -262,7 +262,7 @@ def begin(
     except LeaseLost as error:  # this process was paused for so long that others took over
         raise Overloaded from error
     failpoints.reach("question-committed")
-    parts.runners.start(generation.id, job)
+    parts.runners.start(generation.id, job, owner=owner)
     return generation
 
 

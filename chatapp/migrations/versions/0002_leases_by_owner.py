@@ -32,6 +32,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute(
+        "DELETE FROM generations WHERE id NOT IN (SELECT generation_id FROM messages WHERE generation_id IS NOT NULL)"
+    )  # of an answer that was gone on with, the newest stays
     with op.batch_alter_table("generations", schema=None) as batch_op:
         batch_op.drop_column("seams")
         batch_op.drop_index(batch_op.f("ix_generations_message_id"))
