@@ -187,8 +187,9 @@ def follow(generation: Generation, dialect: str, *, named_by_url: bool) -> Respo
     stream.join(generation.user_id, auth.sign_in_id())
     try:
         db.session.remove()  # a stream holds no connection
-        if parts.readers.closing:
-            raise Overloaded(retry_after=1)
+        if parts.readers.closing:  # since the first look
+            stream.close()
+            return respond(iter([come_back_soon()]))
         return respond_live(stream)
     except BaseException:
         stream.close()
