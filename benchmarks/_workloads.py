@@ -23,7 +23,7 @@ class Sizes:
     one_streams: int = 15
     relay100_tokens: int = 400
     relay500_tokens: int = 140
-    fullspeed_tokens: int = 1500
+    fullspeed_tokens: int = 3000
     held_streams: int = 1000
     held_ramp_ms: int = 8000
     questions: int = 200

@@ -275,7 +275,7 @@ def quick_connection(engine: Engine) -> sqlite3.Connection | None:
     """
     if engine.dialect.name != "sqlite" or not engine.url.database or engine.url.query:
         return None
-    raw = sqlite3.connect(engine.url.database)
+    raw = sqlite3.connect(engine.url.database, check_same_thread=False)  # who collects garbage may be another
     _open_sqlite(raw, None)
     raw.execute("PRAGMA busy_timeout = 0")
     return raw
