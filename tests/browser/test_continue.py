@@ -125,7 +125,7 @@ def test_who_is_late_sees_the_answer_go_on(me: Me, site: Site) -> None:
 
 
 def test_without_streaming_it_comes_in_one_piece(me: Me, site: Site) -> None:
-    chat = broken(me, site)
+    chat = broken(me, site, then="count-40,delay=0.1")
     chat.page.get_by_role("switch", name="Stream responses").uncheck()
     chat.act("Continue")
     expect(chat.turns.last).to_have_attribute("data-status", "running")

@@ -129,7 +129,11 @@ class Reader:
     def open(self) -> socket.socket:
         raw = self.open_quietly()
         cursor = f"Last-Event-ID: {self.last_id}\r\n" if self.last_id else ""
-        raw.sendall(f"GET {self.path} HTTP/1.1\r\nHost: x\r\nAuthorization: {self.bearer}\r\n{cursor}\r\n".encode())
+        try:
+            raw.sendall(f"GET {self.path} HTTP/1.1\r\nHost: x\r\nAuthorization: {self.bearer}\r\n{cursor}\r\n".encode())
+        except OSError:  # who took the connection was killed
+            raw.close()
+            raise
         return raw
 
     def read(self, budget: int | None = None, *, reset: bool = False, until: float = float("inf")) -> None:

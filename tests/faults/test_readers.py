@@ -153,7 +153,11 @@ def slow_socket(reader: Reader) -> socket.socket:
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     raw.settimeout(20)
-    raw.connect(reader.address)
+    try:
+        raw.connect(reader.address)
+    except OSError:
+        raw.close()
+        raise
     return raw
 
 
