@@ -49,7 +49,11 @@ async function once(method, path, body, { signal, csrf = "csrf_access_token" } =
     throw new ApiError(0, { code: "offline", message: "The site cannot be reached." });
   }
   if (response.status === 204) return null;
-  const answer = await response.json().catch(() => ({}));
+  const answer = await response.json().catch((error) => {
+    if (signal?.aborted) throw error;
+    if (response.ok) throw new ApiError(0, { code: "offline", message: "The site cannot be reached." }); // cut off on its way
+    return {}; // a proxy's page: the status says enough
+  });
   if (!response.ok) throw new ApiError(response.status, answer.error ?? {}, secondsIn(response.headers.get("Retry-After")));
   return answer;
 }
