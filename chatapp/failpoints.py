@@ -15,7 +15,7 @@ POINTS = (
     "after-end",  # before the followers are woken
     "taken-over",  # an orphan has its new owner, and no runner yet
     "draining",
-    "migrating",
+    "migrating",  # all is changed, and nothing committed
 )
 
 

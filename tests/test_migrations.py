@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, Engine, inspect, text
 
 from chatapp.database import MIGRATIONS, WRITES, connected, engine_for, migrate
-from chatapp.settings import Settings
+from chatapp.settings import ROOT, Settings
 from tests.support import world
 
 TABLES = ("users", "conversations", "messages", "generations", "log_heads", "log_batches")
@@ -72,6 +75,30 @@ def test_nothing_is_lost_on_the_way_up_and_down(settings: Settings) -> None:
         add(c, "generations", id="old", **made, **rest)
     move(engine, command.downgrade, "0001")
     assert counts(engine) == before
+    engine.dispose()
+
+
+DYING = """
+import os, signal, sys
+from chatapp import failpoints
+from chatapp.database import migrate
+from chatapp.settings import Settings
+if sys.argv[3]:
+    failpoints.reach = lambda name: os.kill(os.getpid(), signal.SIGKILL) if name == "migrating" else None
+migrate(Settings(data_dir=sys.argv[1], secret_key="x" * 64, database_url=sys.argv[2]))
+"""
+
+
+def test_who_is_killed_in_a_migration_has_changed_nothing(settings: Settings) -> None:
+    engine = engine_for(settings)
+    move(engine, command.upgrade, "0001")
+    fill(engine)
+    before = counts(engine)
+    for kill, status in (("kill", -signal.SIGKILL), ("", 0)):
+        child = [sys.executable, "-c", DYING, str(settings.data_dir), settings.database_url, kill]
+        assert subprocess.run(child, cwd=ROOT, timeout=60, check=False).returncode == status
+        assert counts(engine) == before
+        assert ("log_owners" in world.tables(engine)) == (not kill)
     engine.dispose()
 
 

@@ -4,8 +4,8 @@ One greenlet of the process commits for all runners: what has gathered while the
 that many answers share one transaction.
 
 The invariant: a log is written by its owner alone. An owner is a process, which holds a lease as long as it renews its
-row in `log_owners`. Every writing transaction looks for that row first; who takes an owner's logs over deletes it first, and
-waits for the transactions that have seen it (on SQLite all writers wait for each other). So an owner that was presumed
+row in `log_owners`. Every writing transaction looks for that row first, and holds it; who takes an owner's logs over deletes
+it first, and leaves an owner alone whose row is held (on SQLite writers wait for each other). So an owner that was presumed
 dead and wakes up finds that it owns nothing, and writes nothing. Within a process, `_seqs` says where each log ends.
 """
 
@@ -98,7 +98,7 @@ BATCHES = Table(
     sqlite_with_rowid=False,
 )
 
-# FOR KEY SHARE: a renewal need not wait for it, and the deletion of the row must
+# FOR KEY SHARE: a renewal need not wait for it, and nobody can delete the row meanwhile
 FENCE = Prepared(
     select(OWNERS.c.owner).where(OWNERS.c.owner == bindparam("by")).with_for_update(read=True, key_share=True)
 )

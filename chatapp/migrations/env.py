@@ -7,6 +7,7 @@ from sqlalchemy import Connection, text
 
 import chatapp.eventlog.sql
 import chatapp.models  # noqa: F401
+from chatapp import failpoints
 from chatapp.database import WRITES, Base, UtcDateTime
 
 
@@ -46,6 +47,7 @@ def migrate(connection: Connection) -> None:
         ):  # of two that start at once, one migrates, and the other finds it done
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('migrations'))"))
         context.run_migrations()
+        failpoints.reach("migrating")
         if connection.dialect.name == "sqlite" and connection.execute(text("PRAGMA foreign_key_check")).first():
             raise RuntimeError("the migration would leave rows that refer to nothing")
 
