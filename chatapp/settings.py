@@ -155,6 +155,9 @@ class Settings:
         default=0,
         parse=whole(0, 10),
     )
+    cors_origins: tuple[str, ...] = setting(
+        "CHATAPP_CORS_ORIGINS", "other sites whose pages may use this one's API", default=(), parse=origins
+    )
     # answers
     default_model: str = setting(
         "CHATAPP_DEFAULT_MODEL", "the model that is chosen at first, `provider/name`", default=""
@@ -171,6 +174,26 @@ class Settings:
         "where a model that does not stop by itself is cut off",
         default=4096,
         parse=whole(1, 1_000_000),
+    )
+    cache_seconds: int = setting(
+        "CHATAPP_CACHE_SECONDS",
+        "how long the same question of the same person is answered from memory; 0: never",
+        default=3600,
+        parse=whole(0, 604_800),
+    )
+    # limits
+    default_plan: str = setting("CHATAPP_DEFAULT_PLAN", "the plan of who was given none", default="ENTERPRISE")
+    tokens_per_day: int = setting(
+        "CHATAPP_TOKENS_PER_DAY",
+        "tokens that one person may use in a day (UTC), where the plan says nothing else; 0: any number",
+        default=0,
+        parse=whole(0, 1_000_000_000),
+    )
+    streams_per_minute: int = setting(
+        "CHATAPP_STREAMS_PER_MINUTE",
+        "answers that one person may begin in a minute by `/ai/chat`",
+        default=10,
+        parse=whole(1, 100_000),
     )
     # streams
     heartbeat_seconds: float = setting(

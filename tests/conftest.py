@@ -32,6 +32,7 @@ def model_environ(fake_models: FakeModels) -> dict[str, str]:
         "ANTHROPIC_API_KEY": "sk-canary-anthropic",
         "OLLAMA_HOST": fake_models.url,
         "CHATAPP_REGISTRATION": "open",
+        "CHATAPP_CACHE_SECONDS": "0",  # the same question twice means two answers; the cache has tests of its own
         "CHATAPP_FIRST_EVENT_SECONDS": "3",
         "CHATAPP_IDLE_SECONDS": "2",
     }

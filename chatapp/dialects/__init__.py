@@ -1,14 +1,17 @@
 """One wire format a file: event -> frames. Never I/O or a clock.
 
-A member module has `COUNTS`, which says whether its encoder must be fed the log from the start, and a class `Encoder` with
-`frames(event)`. Ids are given here: the id of an event's last frame is the event's seq, those before it are `7.1`, `7.2`, so
-that a reader cut off between two frames of one event resumes exactly there.
+A member module is a table, `FRAMES`: for each type of event a function of the `Context` and the event that yields frames. An
+event that is not in it has no place in that format. Ids are given here: the id of an event's last frame is the event's seq,
+those before it are `7.1`, `7.2`, so that a reader cut off between two frames of one event resumes exactly there.
+
+A member may also have `token_bytes(name, event, context) -> bytes`, the wire form of a token's one frame with the id *name*, made in
+one step; and `reset(answer, cursor) -> Frame`, for a reader whose cursor cannot be honoured.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -44,19 +47,27 @@ class Cursor:
 START = Cursor()
 
 
-class Encoder(Protocol):
-    """May also have `token(name, event) -> bytes`: the wire form of a token's one frame with that id, made in one step."""
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a stream knows of its answer before the first event, so that no format has to remember anything.
 
-    def frames(self, event: Event) -> Sequence[Frame]:
-        """Return the event's frames, without ids; none where the format has no place for the event."""
-        ...
+    `message` is the answer's id; `reference` is what the client calls the conversation, as it was given.
+    """
+
+    message: str = ""
+    conversation: str | None = None
+    model: str = ""
+    reference: str | int | None = None
+
+
+NOTHING = Context()
+Table = Mapping[type[Event], Callable[[Context, Any], Iterable[Frame]]]
 
 
 class Dialect(Protocol):
     """A member module of this folder."""
 
-    COUNTS: bool
-    Encoder: type[Encoder]
+    FRAMES: Table
 
 
 def parse_cursor(text: str | None) -> Cursor | None:
@@ -69,20 +80,28 @@ def parse_cursor(text: str | None) -> Cursor | None:
     return cursor if cursor.seq or not cursor.part else None
 
 
-def wire(encoder: Encoder, entries: Iterable[Entry], *, cursor: Cursor = START, prefix: str = "") -> bytes:
+def wire(
+    dialect: Dialect, entries: Iterable[Entry], *, context: Context = NOTHING, cursor: Cursor = START, prefix: str = ""
+) -> bytes:
     """Return the bytes of the entries' frames past *cursor*, each with its id, which begins with *prefix*."""
     blocks: list[bytes] = []
-    token = getattr(encoder, "token", None)
+    token = getattr(dialect, "token_bytes", None)
     for seq, event in entries:
         if token is not None and type(event) is Token and seq > cursor.seq:
-            blocks.append(token(f"{prefix}{seq}", event))
+            blocks.append(token(f"{prefix}{seq}", event, context))
             continue
-        parts = encoder.frames(event)
+        parts = frames(dialect, event, context)
         if len(parts) == 1 and seq > cursor.seq:  # nearly all
             blocks.append(parts[0].encode(f"{prefix}{seq}"))
         else:
             blocks += inner(parts, seq, cursor=cursor, prefix=prefix)
     return b"".join(blocks)
+
+
+def frames(dialect: Dialect, event: Event, context: Context = NOTHING) -> Sequence[Frame]:
+    """Return the event's frames, without ids; none where the format has no place for the event."""
+    encode = dialect.FRAMES.get(type(event))
+    return tuple(encode(context, event)) if encode else ()
 
 
 def inner(parts: Sequence[Frame], seq: int, *, cursor: Cursor, prefix: str) -> Iterator[bytes]:
@@ -101,3 +120,13 @@ def json_text(value: Any) -> str:
 def json_bytes(value: Any) -> bytes:
     """As `json_text`, in UTF-8."""
     return orjson.dumps(value)
+
+
+def by_name(name: str, **data: Any) -> Frame:
+    """Return a frame with an event's name."""
+    return Frame(json_text(data), name)
+
+
+def by_type(kind: str, **data: Any) -> Frame:
+    """Return a frame without a name, whose data tells by `type` what it is."""
+    return Frame(json_text({"type": kind, **data}))

@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
-from chatapp.dialects import json_text
-from chatapp.events import Event, Failed, Finished, Sources, Started, Status, Token
+from chatapp.dialects import Context, Table, by_name
+from chatapp.events import Failed, Finished, Sources, Started, Status, Token
 from chatapp.sse import Frame
 
-COUNTS = False
+
+def started(context: Context, event: Started) -> Iterator[Frame]:
+    yield by_name("typing", isTyping=True)
 
 
-def named(name: str, **data: Any) -> Frame:
-    return Frame(json_text(data), name)
+def status(context: Context, event: Status) -> Iterator[Frame]:
+    yield by_name("progress", percent=None, status=event.content)
 
 
-def started(event: Started) -> Iterator[Frame]:
-    yield named("typing", isTyping=True)
+def sources(context: Context, event: Sources) -> Iterator[Frame]:
+    yield by_name("sources", content=event.content, chunks_used=event.chunks_used)
 
 
-def status(event: Status) -> Iterator[Frame]:
-    yield named("progress", percent=None, status=event.content)
+def token(context: Context, event: Token) -> Iterator[Frame]:
+    yield by_name("chunk", content=event.content)
 
 
-def sources(event: Sources) -> Iterator[Frame]:
-    yield named("sources", content=event.content, chunks_used=event.chunks_used)
+def finished(context: Context, event: Finished) -> Iterator[Frame]:
+    yield by_name("message", id=event.message["id"], role="assistant", content=event.message["content"])
+    yield by_name("done")
 
 
-def token(event: Token) -> Iterator[Frame]:
-    yield named("chunk", content=event.content)
+def failed(context: Context, event: Failed) -> Iterator[Frame]:
+    yield by_name("error", code=event.code, message=event.message)
 
 
-def finished(event: Finished) -> Iterator[Frame]:
-    message = event.message
-    yield named("message", id=message["id"], role="assistant", content=message["content"])
-    yield named("done")
-
-
-def failed(event: Failed) -> Iterator[Frame]:
-    yield named("error", code=event.code, message=event.message)
-
-
-FRAMES: dict[type[Event], Callable[[Any], Iterable[Frame]]] = {
+FRAMES: Table = {
     Started: started,
     Status: status,
     Sources: sources,
@@ -50,9 +42,3 @@ FRAMES: dict[type[Event], Callable[[Any], Iterable[Frame]]] = {
     Finished: finished,
     Failed: failed,
 }
-
-
-class Encoder:
-    def frames(self, event: Event) -> Sequence[Frame]:
-        encode = FRAMES.get(type(event))
-        return tuple(encode(event)) if encode else ()

@@ -5,24 +5,24 @@ A browser raises an `error` of its own on the same object, so an event of that n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 
 from chatapp.answer import Answer
-from chatapp.dialects import json_bytes, json_text
-from chatapp.events import Event, Failed, Token, dump
+from chatapp.dialects import Context, Table, json_bytes, json_text
+from chatapp.events import KINDS, Event, Failed, Token, dump
 from chatapp.sse import Frame
 
-COUNTS = False
+
+def token_bytes(name: str, event: Token, context: Context) -> bytes:
+    return b'id: %b\nevent: token\ndata: {"content":%b}\n\n' % (name.encode(), json_bytes(event.content))
 
 
-class Encoder:
-    def token(self, name: str, event: Token) -> bytes:
-        return b'id: %b\nevent: token\ndata: {"content":%b}\n\n' % (name.encode(), json_bytes(event.content))
+def whole(context: Context, event: Event) -> Iterator[Frame]:
+    yield Frame(json_text(dump(event)), "fail" if type(event) is Failed else event.name)
 
-    def frames(self, event: Event) -> Sequence[Frame]:
-        name = "fail" if type(event) is Failed else event.name
-        return (Frame(json_text(dump(event)), name),)
+
+FRAMES: Table = dict.fromkeys(KINDS.values(), whole)
 
 
 def reset(answer: Answer, cursor: str) -> Frame:

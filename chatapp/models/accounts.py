@@ -26,6 +26,7 @@ class User(Base):
     email: Mapped[str] = mapped_column(String(320), unique=True)
     name: Mapped[str] = mapped_column(String(200))
     role: Mapped[str] = mapped_column(String(20), default=MEMBER)
+    plan: Mapped[str | None] = mapped_column(String(40))  # None: the site's default plan
     password_hash: Mapped[str] = mapped_column(String(300))
     created_at: Mapped[Created]
     disabled_at: Mapped[datetime | None]
@@ -68,6 +69,7 @@ class Invite(Base):
     id: Mapped[Id]
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
     email: Mapped[str | None] = mapped_column(String(320))
+    plan: Mapped[str | None] = mapped_column(String(40))
     created_by: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[Created]
     expires_at: Mapped[datetime]

@@ -18,18 +18,23 @@ ASSISTANT = "assistant"
 
 
 class Conversation(Base):
-    """`key` is the user's own name for it (a `chatId` of theirs); `leaf_id` is the last message of the branch shown."""
+    """`key` is the user's own name for it (a `chatId` of theirs); `leaf_id` is the last message of the branch shown.
+
+    `system_prompt` is told to the model in place of the site's own, where there is one.
+    """
 
     __tablename__ = "conversations"
     __table_args__ = (UniqueConstraint("user_id", "key"), Index(None, "user_id", "updated_at"))
 
     id: Mapped[Id]
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id", ondelete="SET NULL"), index=True)
     key: Mapped[str | None] = mapped_column(String(64))
     title: Mapped[str] = mapped_column(String(200), default="")
     model: Mapped[str | None] = mapped_column(String(300))
     pinned: Mapped[bool] = mapped_column(default=False)
     archived: Mapped[bool] = mapped_column(default=False)
+    system_prompt: Mapped[str | None] = mapped_column(Text)
     leaf_id: Mapped[str | None] = mapped_column(String(36))
     created_at: Mapped[Created]
     updated_at: Mapped[datetime] = mapped_column(default=utcnow)
@@ -38,11 +43,14 @@ class Conversation(Base):
 class Message(Base):
     """A question or an answer. `position` counts from 1 in its conversation, in the order of making.
 
+    `key` is the client's own id for it, `task_id` the client's name for what it belongs to. `command` names the slash command
+    that a question is, and its answer: models are not told of either.
+
     `status` is `stored` for a question, and for an answer `running` or how it ended (`chatapp.answer`).
     """
 
     __tablename__ = "messages"
-    __table_args__ = (UniqueConstraint("conversation_id", "position"),)
+    __table_args__ = (UniqueConstraint("conversation_id", "position"), UniqueConstraint("conversation_id", "key"))
 
     id: Mapped[Id]
     conversation_id: Mapped[str] = mapped_column(ForeignKey("conversations.id", ondelete="CASCADE"))
@@ -59,6 +67,9 @@ class Message(Base):
     sources: Mapped[list[dict[str, Any]] | None]
     details: Mapped[dict[str, Any] | None]  # the contract's `metadata`, a name that SQLAlchemy keeps for itself
     generation_id: Mapped[str | None] = mapped_column(String(36))
+    key: Mapped[str | None] = mapped_column(String(200))
+    task_id: Mapped[str | None] = mapped_column(String(64))
+    command: Mapped[str | None] = mapped_column(String(20))
     created_at: Mapped[Created]
 
 

@@ -22,7 +22,7 @@ import chatapp.dialects
 from chatapp import auth, registry, sse
 from chatapp.answer import FAILED, INTERRUPTED, RUNNING, fold
 from chatapp.database import db
-from chatapp.dialects import START, Cursor, Dialect, Encoder, parse_cursor, wire
+from chatapp.dialects import NOTHING, START, Context, Cursor, Dialect, frames, parse_cursor, wire
 from chatapp.errors import AppError, NotFound, Overloaded, Unauthorized
 from chatapp.eventlog import EventLog, Head, LogExpired, LogGone, LogTroubled
 from chatapp.events import Entry, Event, Failed, Finished, Reasoning, Sources, Started, Token, Usage
@@ -79,16 +79,15 @@ class Stream:
     site: Site
     generation_id: str
     dialect: Dialect
+    context: Context
     cursor: Cursor
     prefix: str
     opening: bytes = b""  # sent before the log's own frames
     outlet: Outlet | None = None
-    encoder: Encoder = field(init=False)
     reader: Reader = field(init=False)
 
     def join(self, user_id: str, sign_in_id: str | None) -> None:
         """Be counted as one who reads. Raises RateLimited, Overloaded."""
-        self.encoder = self.dialect.Encoder()
         self.reader = self.site.readers.join(user_id, sign_in_id, self.generation_id, self.wake)
 
     def wake(self) -> None:
@@ -97,7 +96,7 @@ class Stream:
 
     def make(self, entries: Sequence[Entry]) -> bytes:
         """Return the bytes of what comes after what was sent to this reader; of any cursor's, if they are alike."""
-        return wire(self.encoder, entries, prefix=self.prefix)
+        return wire(self.dialect, entries, context=self.context, prefix=self.prefix)
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield bytes: one block per wake-up, a comment in silence, and an error event where it must end early."""
@@ -127,12 +126,10 @@ class Stream:
 
     def _follow(self) -> Iterator[bytes]:
         heartbeat = self.site.settings.heartbeat_seconds
-        after = 0 if self.dialect.COUNTS else self.cursor.after
-        # who reads from the middle of an event, or counts, gets bytes of its own
-        tap = None if self.dialect.COUNTS or self.cursor.part else self.outlet
+        tap = None if self.cursor.part else self.outlet  # who reads from the middle of an event gets bytes of its own
         pause = min(heartbeat, TICK_SECONDS) if tap is None else heartbeat
         said_at = time.monotonic()
-        for batch in self.site.log.follow(self.generation_id, after, heartbeat_seconds=pause, tap=tap):
+        for batch in self.site.log.follow(self.generation_id, self.cursor.after, heartbeat_seconds=pause, tap=tap):
             if self.outlet is not None:
                 if self.outlet.gone:
                     return
@@ -143,7 +140,7 @@ class Stream:
             if self.site.readers.closing and not batch:
                 yield come_back_soon()
                 return
-            data = wire(self.encoder, batch, cursor=self.cursor, prefix=self.prefix)
+            data = wire(self.dialect, batch, context=self.context, cursor=self.cursor, prefix=self.prefix)
             now = time.monotonic()
             if not data and now - max(said_at, self.outlet.sent_at if self.outlet else 0.0) >= heartbeat - 0.001:
                 data = sse.comment()
@@ -159,11 +156,11 @@ def come_back_soon() -> bytes:
     return sse.retry(random.randint(*SOON_MS))
 
 
-def follow(generation: Generation, dialect: str, *, named_by_url: bool) -> Response:
+def follow(generation: Generation, dialect: str, *, named_by_url: bool, reference: str | int | None = None) -> Response:
     """Return the stream of *generation* from the reader's cursor on; 204 where the cursor is at the end.
 
     *named_by_url* says that the URL names the generation; otherwise each id does. A cursor that names nothing of this
-    log counts as none.
+    log counts as none. *reference* is what the client calls the conversation.
     """
     parts, speaker = site(), DIALECTS[dialect]
     if parts.readers.closing:
@@ -172,18 +169,19 @@ def follow(generation: Generation, dialect: str, *, named_by_url: bool) -> Respo
     if head is None:
         raise NotFound
     prefix = "" if named_by_url else f"{generation.id.replace('-', '')}-"
+    context = Context(generation.message_id, generation.conversation_id, generation.model, reference)
     cursor = given_cursor(generation, named_by_url=named_by_url)
     if cursor is not None and head.ended and cursor == Cursor(head.last_seq, 0, cursor.generation):
         return Response(status=204)
     unknown = cursor is not None and cursor.seq > head.last_seq
     if head.expired:
-        return respond(replay(stored(generation), head, speaker, prefix=prefix))
+        return respond(replay(stored(generation), head, speaker, context=context, prefix=prefix))
     opening = b""
     if unknown and hasattr(speaker, "reset"):
         opening, cursor = caught_up(parts.log, generation, speaker, prefix)
     elif unknown or cursor is None:
         cursor = START
-    stream = Stream(parts, generation.id, speaker, cursor, prefix, opening)
+    stream = Stream(parts, generation.id, speaker, context, cursor, prefix, opening)
     stream.join(generation.user_id, auth.sign_in_id())
     try:
         db.session.remove()  # a stream holds no connection
@@ -214,15 +212,15 @@ def caught_up(log: EventLog, generation: Generation, speaker: Any, prefix: str) 
     return frame.encode(), Cursor(seq)
 
 
-def replay(message: Message, head: Head, speaker: Any, *, prefix: str) -> Iterator[bytes]:
+def replay(message: Message, head: Head, speaker: Any, *, context: Context = NOTHING, prefix: str) -> Iterator[bytes]:
     """Yield an ended answer whose log is gone, as its message tells it; its last id is the one that the log's end had."""
     *before, end = told(message)[-head.last_seq :]
     yield sse.retry(RETRY_MS)
     if hasattr(speaker, "reset"):
         yield speaker.reset(fold(before), f"{prefix}{head.last_seq - 1}").encode()
     else:
-        yield wire(speaker.Encoder(), [Entry(seq, event) for seq, event in enumerate(before, 1)], prefix=prefix)
-    yield wire(speaker.Encoder(), [Entry(head.last_seq, end)], prefix=prefix)
+        yield wire(speaker, [Entry(seq, event) for seq, event in enumerate(before, 1)], context=context, prefix=prefix)
+    yield wire(speaker, [Entry(head.last_seq, end)], context=context, prefix=prefix)
 
 
 def told(message: Message) -> list[Event]:
@@ -251,7 +249,7 @@ def stored(generation: Generation) -> Message:
 def respond_live(stream: Stream) -> Response:
     """Return *stream* as a response, compressed where the client asks for it, each block readable when it comes."""
     pack = Gzip() if request.accept_encodings.quality("gzip") else None
-    form = (stream.dialect, stream.prefix)
+    form = (stream.dialect, stream.prefix, stream.context)
     stream.outlet = _outlet.open(request.environ, form=form, make=stream.make, pack=pack)
     response = respond(iter(stream) if pack is None else packed(stream, pack))
     response.call_on_close(stream.close)
@@ -294,4 +292,4 @@ def failure(dialect: Dialect, error: AppError) -> bytes:
 
 
 def failed(dialect: Dialect, event: Failed) -> bytes:
-    return b"".join(frame.encode() for frame in dialect.Encoder().frames(event))
+    return b"".join(frame.encode() for frame in frames(dialect, event))

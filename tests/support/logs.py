@@ -7,6 +7,7 @@ from chatapp.events import Entry, Event, Failed, Finished, Reasoning, Sources, S
 GENERATION = "6f1c9a52-33a1-4b9e-8f0e-0d8c1b7a4e21"
 MESSAGE = "0b7e8f1d-9a54-4c2b-a6f3-5f1d2c3b4a59"
 CONVERSATION = "d3b07384-d113-4ec6-a5d0-9c1a2b3c4d5e"
+CREATED = "2026-01-02T03:04:05.678901Z"
 HOSTILE = ["\r", "\n\n", "\r\n", "\0", "data: x", "id: 9", "\ufeff", "🦊", "é", "\u2028", "</script>", '"', "\\", ": "]
 
 
@@ -22,7 +23,7 @@ def begun() -> list[Event]:
 
 def finished(words: list[str], reason: str = "stop") -> list[Event]:
     text = "".join(words)
-    message = {"id": MESSAGE, "role": "assistant", "content": text, "status": "finished"}
+    message = {"id": MESSAGE, "role": "assistant", "content": text, "status": "finished", "created_at": CREATED}
     usage = Usage(3, len(words), 3 + len(words), estimated=False)
     return [*begun(), *map(Token, words), usage, Finished(message, reason, {"model": "openai/echo"})]
 
