@@ -14,7 +14,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 import chatapp.models
 import chatapp.routes
-from chatapp import __version__, auth, bells, database, providers, registry
+from chatapp import __version__, auth, bells, caches, database, providers, registry
 from chatapp.database import db
 from chatapp.errors import AppError, Overloaded
 from chatapp.eventlog import EventLog
@@ -68,7 +68,15 @@ def assemble(app: Flask, settings: Settings) -> Site:
     configured = providers.load(settings)
     runners = Runners(engine, log, bell, configured, settings)
     return Site(
-        settings, engine, log, bell, configured, runners, Readers(engine, bell, settings), Pace(lambda: log.appended)
+        settings,
+        engine,
+        log,
+        bell,
+        caches.load(settings),
+        configured,
+        runners,
+        Readers(engine, bell, settings),
+        Pace(lambda: log.appended),
     )
 
 

@@ -59,6 +59,14 @@ GO_ON = "Go on exactly where your last message breaks off. Repeat nothing of it 
 Load = Callable[[str], "Job"]
 
 
+@dataclass(frozen=True)
+class Script:
+    """An answer that is known already: no model is asked. Whoever takes it over says the rest of it."""
+
+    text: str
+    finish_reason: str = "stop"
+
+
 class StopRequested(Exception):
     """A person ended the answer."""
 
@@ -76,6 +84,8 @@ class Job:
     model: str  # provider/name
     params: dict[str, Any]
     turns: tuple[Turn, ...]
+    user_id: str = ""  # who asked
+    script: Script | None = None
     seams: tuple[int, ...] = ()  # where in the text, in characters, it was gone on with
     new: bool = False  # just made: there is nothing in its log
     orphan: bool = False  # another runner began it
@@ -114,11 +124,12 @@ class Runner:
         self._providers = providers
         self._owner = owner
         self._settings = settings
-        self._job: Job
+        self.job: Job
         self._seq = 0
         self._folded = Answer()
         self._unfolded: list[Event] = []
         self._usage: Usage | None = None
+        self.terminal: Event | None = None  # once it is stored
         self._taken = 0  # how often its runner died
         self._prefix = ""
         self._times = Times()
@@ -165,7 +176,7 @@ class Runner:
         """Ask the model and write what it says. Raises what the database raises when it stays away."""
         self._greenlet = gevent.getcurrent()
         try:
-            self._job = self._load(self.generation_id)
+            self.job = self._load(self.generation_id)
             self._end(self._recall() or self._relay())
         except LeaseLost:
             logger.warning("generation %s: the lease is lost, what was not stored is dropped", self.generation_id)
@@ -181,7 +192,7 @@ class Runner:
 
     def _recall(self) -> Event | None:
         """Find out what is in the log and begin it, or go on; return the terminal event if that may not be."""
-        job = self._job
+        job = self.job
         head = None if job.new else self._log.head(self.generation_id)
         self._taken = head.taken if head else 0
         entries = [] if job.new else self._log.read_all(self.generation_id)
@@ -200,17 +211,19 @@ class Runner:
     def _begin_log(self, entries: Sequence[Entry]) -> None:
         """Store that the model is about to be asked, if nobody has: an empty log was never asked for."""
         if not entries:
-            begin = Started(self.generation_id, self._job.conversation_id, self._job.message["id"], self._job.model)
+            begin = Started(self.generation_id, self.job.conversation_id, self.job.message["id"], self.job.model)
             self._append([begin, Status("Generating response…")])
 
     def _can_go_on(self) -> bool:
-        provider = self._providers.get(self._job.provider)
+        if self.job.script is not None:
+            return True
+        provider = self._providers.get(self.job.provider)
         return bool(self._prefix) and provider is not None and provider.can_continue
 
     def _sew(self, seam: int) -> None:
         """Note where the runner goes on."""
-        seams = [*self._job.seams, seam]
-        self._job = replace(self._job, seams=tuple(seams))
+        seams = [*self.job.seams, seam]
+        self.job = replace(self.job, seams=tuple(seams))
 
         def within(connection: Connection | None) -> None:
             if connection is not None:
@@ -221,7 +234,9 @@ class Runner:
 
     def _relay(self) -> Event:
         """Bring the model's tokens into the log; return the terminal event, which is not in it yet."""
-        name = self._job.provider
+        if self.job.script is not None:
+            return self._recite(self.job.script)
+        name = self.job.provider
         provider = self._providers.get(name)
         if provider is None:
             return self._failed(
@@ -244,6 +259,13 @@ class Runner:
             return self._stored_first(self._failed, "internal_error", BROKEN_MESSAGE, True)
         finally:
             close(stream)
+
+    def _recite(self, script: Script) -> Event:
+        """Say what is left of *script*."""
+        self._usage = Usage(0, 0, 0, estimated=False)
+        rest = script.text[len(self._prefix) :]
+        self._take([Token(rest)] if rest else [])
+        return self._stored_first(self._finished, script.finish_reason)
 
     def _stored_first(self, end: Callable[..., Event], *arguments: Any) -> Event:
         """Return the terminal event that *end* makes, after all that came was stored."""
@@ -354,7 +376,7 @@ class Runner:
 
     def _deadline(self) -> tuple[float, str]:
         """Return how many seconds the model has for its next step, and what to say then. Raises ProviderTimeout for none."""
-        settings, times, name = self._settings, self._times, self._job.model
+        settings, times, name = self._settings, self._times, self.job.model
         now = time.monotonic()
         left = times.begun + settings.total_seconds - now
         too_long = f"{name} took longer than {settings.total_seconds:g} s. What it wrote is kept."
@@ -369,7 +391,7 @@ class Runner:
         return due, f"{name} did not begin to answer within {patience:g} s. Try again, or pick another model."
 
     def _request(self, provider: Provider) -> ChatRequest:
-        job, params, turns, prefix = self._job, self._job.params, self._job.turns, self._prefix
+        job, params, turns, prefix = self.job, self.job.params, self.job.turns, self._prefix
         max_tokens = params.get("max_tokens")
         if prefix and not provider.can_continue:
             turns, prefix = (*turns, Turn("assistant", prefix), Turn("user", GO_ON)), ""
@@ -492,15 +514,16 @@ class Runner:
         values = self._values(fold(events, onto=self._answer))
         if type(terminal) is Finished:
             events[-1] = Finished(
-                MESSAGE.dump({**self._job.message, **values}), terminal.finish_reason, terminal.metadata
+                MESSAGE.dump({**self.job.message, **values}), terminal.finish_reason, terminal.metadata
             )
-        message_id = self._job.message["id"]
+        message_id = self.job.message["id"]
 
         def within(connection: Connection | None) -> None:
             if connection is not None:
                 generations.finish(connection, self.generation_id, message_id, values)
 
         self._append(events, within=within, seconds=self._settings.total_seconds)
+        self.terminal = events[-1]
         logger.info("generation %s: %s after %d events", self.generation_id, values["status"], self._seq)
 
     def _values(self, answer: Answer) -> dict[str, Any]:
@@ -509,7 +532,7 @@ class Runner:
             "content": answer.text,
             "reasoning": answer.reasoning,
             "status": answer.status,
-            "model": self._job.model,
+            "model": self.job.model,
             "finish_reason": answer.finish_reason,
             "error": answer.error,
             "usage": answer.usage,
@@ -526,9 +549,9 @@ class Runner:
     def _usage_event(self) -> Usage:
         """Return what the API counted, or an estimate that is marked as one. What was gone on from was not counted."""
         told, answer = self._usage, self._answer
-        if told is not None and not self._prefix:
+        if told is not None and (not self._prefix or self.job.script is not None):
             return told
-        prompt = told.prompt_tokens if told else sum(len(turn.content) for turn in self._job.turns) // CHARS_PER_TOKEN
+        prompt = told.prompt_tokens if told else sum(len(turn.content) for turn in self.job.turns) // CHARS_PER_TOKEN
         written = len(self._prefix) if told else len(answer.text + answer.reasoning)
         completion = -(-written // CHARS_PER_TOKEN) + (told.completion_tokens if told else 0)
         return Usage(prompt, completion, prompt + completion, estimated=True)
@@ -539,16 +562,16 @@ class Runner:
         tokens = self._usage_event().completion_tokens
         writing = now - first if first is not None else 0.0
         return {
-            "model": self._job.model,
-            "provider": self._job.provider,
+            "model": self.job.model,
+            "provider": self.job.provider,
             "confidence": None,
             "hallucination": None,
-            "search_mode": self._job.params.get("search_mode", "none"),
-            "cached": False,
+            "search_mode": self.job.params.get("search_mode", "none"),
+            "cached": self.job.script is not None and self.job.script.finish_reason == "cached",
             "duration_ms": round(1000 * (now - times.begun)),
             "time_to_first_token_ms": round(1000 * (first - times.begun)) if first is not None else None,
             "tokens_per_second": round(tokens / writing, 1) if writing > 0 else None,
-            "seams": list(self._job.seams),
+            "seams": list(self.job.seams),
         }
 
 

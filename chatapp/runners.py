@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -23,13 +23,16 @@ from chatapp.bells import Bell
 from chatapp.database import checkpoint, session_of, utcnow
 from chatapp.errors import Overloaded
 from chatapp.eventlog import EventLog, LeaseLost
+from chatapp.events import Event
 from chatapp.models import accounts, conversations, generations
 from chatapp.models.conversations import Said
 from chatapp.providers import Provider, Turn
-from chatapp.runner import Job, Load, Runner
+from chatapp.runner import Job, Load, Runner, Script
 from chatapp.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+Ended = Callable[[Job, Event], None]
 
 MAX_TURNS = 200
 SWEEP_SECONDS = 60.0
@@ -47,6 +50,9 @@ class Runners:
     ) -> None:
         self.owner = str(uuid.uuid4())
         self.draining = False
+        self.on_end: list[
+            Ended
+        ] = []  # called with each answer that ended here and its terminal event, once it is stored
         self._engine = engine
         self._log = log
         self._bell = bell
@@ -144,12 +150,21 @@ class Runners:
     def _run(self, runner: Runner) -> None:
         try:
             runner.run()
+            if runner.terminal is not None:
+                self._tell_end(runner.job, runner.terminal)
         except Exception:  # the top of a greenlet: the log has no runner now, and whoever starts next goes on with it
             logger.exception("generation %s: the runner failed", runner.generation_id)
             self._fallen.add(runner.generation_id)
         finally:
             if self._running.get(runner.generation_id) is runner:
                 del self._running[runner.generation_id]
+
+    def _tell_end(self, job: Job, terminal: Event) -> None:
+        for ended in self.on_end:
+            try:
+                ended(job, terminal)
+            except Exception:
+                logger.exception("generation %s: what follows its end failed", job.message["generation_id"])
 
     def _keep_for_ever(self) -> None:
         while True:
@@ -246,9 +261,10 @@ def load_job(engine: Engine, generation_id: str) -> Job:
         message = session.get(conversations.Message, generation.message_id) if generation else None
         if generation is None or message is None:
             raise LeaseLost(generation_id)
-        return job_of(
-            generation, message, conversations.said(session, generation.question_id, limit=most_of(generation))
-        )
+        question = session.get(conversations.Message, generation.question_id)
+        if question is None:
+            raise LeaseLost(generation_id)
+        return job_of(generation, message, said_until(session, question, most=most_of(generation)))
 
 
 def new_job(
@@ -258,8 +274,13 @@ def new_job(
     question: conversations.Message,
 ) -> Job:
     """Return what the answer *message* to *question* is made from; all three were just stored in *session*'s transaction."""
-    before = conversations.said(session, question.parent_id, limit=most_of(generation) - 1)
-    return job_of(generation, message, [*before, Said(question.role, question.content)], new=True)
+    return job_of(generation, message, said_until(session, question, most=most_of(generation)), new=True)
+
+
+def said_until(session: Session, question: conversations.Message, *, most: int) -> list[Said]:
+    """Return what the model is told: at most *most* messages, the last of them *question*."""
+    before = conversations.said(session, question.parent_id, limit=most - 1)
+    return [*before, Said(question.role, question.content)]
 
 
 def most_of(generation: generations.Generation) -> int:
@@ -273,12 +294,17 @@ def job_of(
 ) -> Job:
     """Return what the answer *message* is made from, after *history*."""
     columns = conversations.Message.__table__.columns
+    params = generation.params
+    if "asked" in params:  # what a command makes of the question
+        history = [*history[:-1], Said(history[-1].role, params["asked"])]
     return Job(
         conversation_id=generation.conversation_id,
         message={column.name: getattr(message, column.name) for column in columns},
         model=generation.model,
-        params=generation.params,
-        turns=turns(generation.params.get("system_prompt"), history),
+        params=params,
+        turns=turns(params.get("system_prompt"), history),
+        user_id=generation.user_id,
+        script=Script(**params["script"]) if "script" in params else None,
         seams=tuple(generation.seams or ()),
         new=new,
     )

@@ -4,8 +4,8 @@ A member module is a table, `FRAMES`: for each type of event a function of the `
 event that is not in it has no place in that format. Ids are given here: the id of an event's last frame is the event's seq,
 those before it are `7.1`, `7.2`, so that a reader cut off between two frames of one event resumes exactly there.
 
-A member may also have `token_bytes(name, event, context) -> bytes`, the wire form of a token's one frame with the id *name*, made in
-one step; and `reset(answer, cursor) -> Frame`, for a reader whose cursor cannot be honoured.
+A member may also have `token_bytes(name, event, context) -> bytes`, the wire form of a token's one frame with the id *name*,
+made in one step; and `reset(answer, cursor) -> Frame`, for a reader whose cursor cannot be honoured.
 """
 
 from __future__ import annotations

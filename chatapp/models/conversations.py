@@ -153,7 +153,7 @@ class Said(NamedTuple):
 
 
 def said(session: Session, leaf_id: str | None, *, limit: int) -> list[Said]:
-    """Return what was said from the root to *leaf_id*, oldest first; at most the last *limit* messages."""
+    """Return what models are told of what was said from the root to *leaf_id*, oldest first; at most the last *limit*."""
     if leaf_id is None or limit < 1:
         return []
     return [Said(*row) for row in SAID.rows(session.connection(), leaf=leaf_id, most=limit)][::-1]
@@ -173,7 +173,7 @@ def _branch(*shown: Any) -> Select[Any]:
 
 
 BRANCH = _branch(Message)
-SAID = Prepared(_branch(Message.role, Message.content))
+SAID = Prepared(_branch(Message.role, Message.content).where(Message.command.is_(None)))
 
 
 def deepest(session: Session, message_id: str) -> str:

@@ -13,6 +13,7 @@ from flask import current_app
 from sqlalchemy import Engine
 
 from chatapp.bells import Bell
+from chatapp.caches import Cache
 from chatapp.eventlog import EventLog
 from chatapp.pace import Pace
 from chatapp.providers import Model, Provider
@@ -29,6 +30,7 @@ class Site:
     engine: Engine
     log: EventLog
     bell: Bell
+    cache: Cache
     providers: Mapping[str, Provider]
     runners: Runners
     readers: Readers
@@ -47,6 +49,7 @@ class Site:
         finally:
             self.readers.close()
             self.bell.close()
+            self.cache.close()
 
     def models(self) -> list[Model]:
         """Return the models that all providers have now."""
