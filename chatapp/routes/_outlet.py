@@ -14,7 +14,7 @@ from __future__ import annotations
 import socket
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gevent
@@ -23,11 +23,9 @@ from gevent.socket import socket as GeventSocket
 
 from chatapp.eventlog import Batch
 from chatapp.events import Entry
+from chatapp.sse._client import in_pieces as in_pieces
+from chatapp.sse._client import prepare as prepare
 
-# What a reader who takes nothing keeps of the machine's memory. On loopback, whose segments are 64 KiB, less than two of
-# them would make each write wait for a delayed acknowledgement.
-SEND_BUFFER_BYTES = 128 * 1024
-PIECE_BYTES = 64 * 1024
 # a window of 4 KiB: enough for frames that are alike, 24 KiB of memory where zlib would take 256
 GZIP_LEVEL, GZIP_WINDOW, GZIP_MEMORY = 1, 16 + 12, 4
 
@@ -35,12 +33,6 @@ GZIP_LEVEL, GZIP_WINDOW, GZIP_MEMORY = 1, 16 + 12, 4
 def chunk(data: bytes) -> bytes:
     """Return *data* as a chunk (RFC 9112 7.1)."""
     return b"%x\r\n%s\r\n" % (len(data), data)
-
-
-def in_pieces(block: bytes) -> Iterator[bytes]:
-    """Yield *block* in pieces, each of which a slow reader has the whole time-out for."""
-    for start in range(0, len(block), PIECE_BYTES):
-        yield block[start : start + PIECE_BYTES]
 
 
 class Gzip:
@@ -54,14 +46,6 @@ class Gzip:
 
     def end(self) -> bytes:
         return self._deflate.flush()
-
-
-def prepare(client: Any, *, send_timeout_seconds: float) -> None:
-    """Make a client's socket let go of a reader that takes nothing, or whose network is gone."""
-    client.settimeout(send_timeout_seconds)
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(send_timeout_seconds * 1000))
 
 
 class Outlet:
