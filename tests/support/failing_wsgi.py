@@ -25,7 +25,9 @@ import gevent  # isort: skip
 from greenlet import greenlet  # isort: skip
 
 from chatapp import database, failpoints  # isort: skip
+from chatapp.errors import NotFound  # isort: skip
 from chatapp.eventlog import sql  # isort: skip
+from chatapp.readers import Readers  # isort: skip
 from chatapp.routes import _outlet, _stream  # isort: skip
 from chatapp.runner import Runner  # isort: skip
 from chatapp.runners import Runners  # isort: skip
@@ -179,6 +181,46 @@ def no_drain() -> None:
     Runners.drain = lambda self, seconds: None  # type: ignore[method-assign]
 
 
+def no_outlive() -> None:
+    """An answer ends with the first reader who leaves."""
+    close = _stream.Stream.close
+
+    def close_all(self: _stream.Stream) -> None:
+        close(self)
+        self.site.runners.stop(self.generation_id)
+
+    _stream.Stream.close = close_all  # type: ignore[method-assign]
+
+
+def no_replay() -> None:
+    """An answer whose log is gone is not told from its message."""
+    _stream.stored = lambda generation: (_ for _ in ()).throw(NotFound())  # type: ignore[assignment]
+
+
+def no_refusal() -> None:
+    """Who comes back and may not go on gets a status, as everybody else."""
+    _stream.refusal = lambda error: None  # type: ignore[assignment]
+
+
+def no_rights() -> None:
+    """Whether a reader still may read is not asked again."""
+    Readers._allowed = lambda self, readers: set(readers)  # type: ignore[method-assign,assignment]
+
+
+def no_expiry() -> None:
+    """A session can be opened for ever."""
+    from chatapp.services import generations
+
+    owned = generations.owned
+
+    def fresh(user: Any, generation_id: str) -> Any:
+        generation = owned(user, generation_id)
+        generation.expires_at += timedelta(days=1)
+        return generation
+
+    generations.owned = fresh
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "fence": no_fence,
     "commit-first": no_commit_first,
@@ -189,6 +231,11 @@ GUARDS: dict[str, Callable[[], None]] = {
     "lease-clock": no_lease_clock,
     "stop": no_stop,
     "drain": no_drain,
+    "outlive": no_outlive,
+    "replay": no_replay,
+    "refusal": no_refusal,
+    "rights": no_rights,
+    "expiry": no_expiry,
 }
 
 
