@@ -24,7 +24,7 @@ from wsgi import app  # first: it patches
 import gevent  # isort: skip
 from greenlet import greenlet  # isort: skip
 
-from chatapp import database, failpoints  # isort: skip
+from chatapp import database, eventlog, failpoints  # isort: skip
 from chatapp.errors import NotFound  # isort: skip
 from chatapp.eventlog import sql  # isort: skip
 from chatapp.readers import Readers  # isort: skip
@@ -221,6 +221,11 @@ def no_expiry() -> None:
     generations.owned = fresh
 
 
+def no_look() -> None:
+    """A follower believes that the bell tells it everything."""
+    eventlog.SILENCE_SECONDS = 1e6
+
+
 GUARDS: dict[str, Callable[[], None]] = {
     "fence": no_fence,
     "commit-first": no_commit_first,
@@ -236,6 +241,7 @@ GUARDS: dict[str, Callable[[], None]] = {
     "refusal": no_refusal,
     "rights": no_rights,
     "expiry": no_expiry,
+    "look": no_look,
 }
 
 

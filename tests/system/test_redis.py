@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import signal
 import statistics
 import threading
 import time
@@ -141,6 +142,24 @@ def test_redis_fails_in_the_middle_and_nothing_is_lost(pair: Site, redis_server:
     assert len(pair.log()[logged:].splitlines()) <= 8  # two for each worker; a slow machine may see it fail twice
     assert "Traceback" not in pair.log()
     check_live(pair)
+
+
+def test_the_control_who_only_believes_redis_misses_what_it_lost(
+    new_site: NewSite, new_database: Callable[[], str], new_redis: Callable[..., RedisServer]
+) -> None:
+    redis = new_redis()
+    environ = {"CHATAPP_WORKERS": "2", "CHATAPP_DATABASE_URL": new_database(), "CHATAPP_REDIS_URL": redis.url}
+    site = new_site("tests.support.failing_wsgi", CHATAPP_TEST_WITHOUT="look", **environ)
+    wait_until(lambda: len(worker_pids(site)) == 2)
+    ada = site.new_user()
+    started = ada.start("x", "openai/count-100,delay=0.02")
+    readers = read_everywhere(ada, site, started["generationId"])
+    wait_until(lambda: all(len(reader.frames) > 20 for reader in readers))
+    redis.kill()
+    wait_until(lambda: ada.answer(started)["status"] == "finished")
+    time.sleep(2)  # a site that looks for itself does so after one
+    assert {reader.frames[-1][1].event == "done" for reader in readers} == {True, False}
+    site.stop(signal.SIGKILL)
 
 
 def slowest_request(site: Site, seconds: float) -> float:
