@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from flask import Flask, Response, request
 from flask_migrate import Migrate
@@ -14,7 +15,8 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 import chatapp.models
 import chatapp.routes
-from chatapp import __version__, auth, bells, caches, database, providers, registry
+from chatapp import __version__, auth, bells, caches, database, providers, registry, sse
+from chatapp.connections import Connections
 from chatapp.database import db
 from chatapp.errors import AppError, Overloaded
 from chatapp.eventlog import EventLog
@@ -23,7 +25,7 @@ from chatapp.pace import Pace
 from chatapp.readers import Readers
 from chatapp.routes import _json, _stream
 from chatapp.runners import Runners
-from chatapp.services import Site
+from chatapp.services import Site, conversations
 from chatapp.settings import ROOT, Settings
 
 logger = logging.getLogger("chatapp")
@@ -67,6 +69,9 @@ def assemble(app: Flask, settings: Settings) -> Site:
     log = EventLog(Store(engine), bell)
     configured = providers.load(settings)
     runners = Runners(engine, log, bell, configured, settings)
+    connections = Connections(bell)
+    sse.use_connections(app, connections)
+    runners.on_end.append(partial(conversations.tell_answered, engine, connections))
     return Site(
         settings,
         engine,
@@ -76,6 +81,7 @@ def assemble(app: Flask, settings: Settings) -> Site:
         configured,
         runners,
         Readers(engine, bell, settings),
+        connections,
         Pace(lambda: log.appended),
     )
 

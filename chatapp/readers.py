@@ -1,7 +1,8 @@
 """Who reads which answer now: how many may, whether they still may, and the end of them all when the process leaves.
 
 Readers are counted over all processes: each tells the others its own counts by the bell. The numbers of others may be some
-tenths of a second old, which a limit can bear.
+tenths of a second old, which a limit can bear. Who only listens to events of their own (`watch`) is asked the same, and not
+counted.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Reader:
 
     user_id: str
     sign_in_id: str | None  # None where nobody signs in
-    generation_id: str
+    generation_id: str | None  # None where it is no answer that is read
     wake: Callable[[], None]
     asked_at: float
     allowed: bool = True
@@ -70,10 +71,16 @@ class Readers:
             )
         if self.count() >= self._settings.max_streams:
             raise Overloaded("Too many answers are being read at once. Try again in a moment.", retry_after=5)
-        reader = Reader(user_id, sign_in_id, generation_id, wake, time.monotonic())
-        self._readers[reader] = None
         self._mine[user_id] += 1
         self._changed = True
+        return self._add(Reader(user_id, sign_in_id, generation_id, wake, time.monotonic()))
+
+    def watch(self, user_id: str, sign_in_id: str | None, wake: Callable[[], None]) -> Reader:
+        """Ask from now on whether this sign-in is still good, for a stream that is no answer's and counts nowhere here."""
+        return self._add(Reader(user_id, sign_in_id, None, wake, time.monotonic()))
+
+    def _add(self, reader: Reader) -> Reader:
+        self._readers[reader] = None
         if self._greenlet is None or self._greenlet.dead:
             self._greenlet = gevent.spawn(self._look_after_all)
         return reader
@@ -82,6 +89,8 @@ class Readers:
         """Let *reader* go; a second time does nothing."""
         if reader in self._readers:
             del self._readers[reader]
+            if reader.generation_id is None:
+                return
             self._mine[reader.user_id] -= 1
             if not self._mine[reader.user_id]:
                 del self._mine[reader.user_id]
@@ -143,10 +152,10 @@ class Readers:
     def _allowed(self, readers: Sequence[Reader]) -> set[Reader]:
         with session_of(self._engine) as session:
             signed_in = accounts.still_signed_in(session, {one.sign_in_id for one in readers if one.sign_in_id})
-            owners = generations.owners(session, {one.generation_id for one in readers})
+            owners = generations.owners(session, {one.generation_id for one in readers if one.generation_id})
         return {
             one
             for one in readers
-            if owners.get(one.generation_id) == one.user_id
+            if (one.generation_id is None or owners.get(one.generation_id) == one.user_id)
             and (one.sign_in_id is None or signed_in.get(one.sign_in_id) == one.user_id)
         }

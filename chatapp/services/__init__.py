@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from chatapp.bells import Bell
 from chatapp.caches import Cache
+from chatapp.connections import Connections
 from chatapp.eventlog import EventLog
 from chatapp.pace import Pace
 from chatapp.providers import Model, Provider
@@ -34,6 +35,7 @@ class Site:
     providers: Mapping[str, Provider]
     runners: Runners
     readers: Readers
+    connections: Connections
     pace: Pace
 
     def open(self) -> None:
@@ -48,6 +50,7 @@ class Site:
             self.runners.drain(seconds)
         finally:
             self.readers.close()
+            self.connections.close()
             self.bell.close()
             self.cache.close()
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from chatapp.database import db, exclusively, writing
+from chatapp.connections import Connections
+from chatapp.database import db, exclusively, session_of, writing
 from chatapp.errors import NotFound, ValidationFailed
+from chatapp.events import Event
 from chatapp.models import conversations, generations
 from chatapp.models._rows import change_row, insert_row
 from chatapp.models.accounts import User
 from chatapp.models.conversations import USER, Conversation, Message
-from chatapp.services import site
+from chatapp.runner import Job
+from chatapp.schemas.conversations import Conversation as Shape
+from chatapp.services import events, site
 
+SHAPE = Shape()
 TITLE_CHARS = 60
 GONE = "There is no such conversation."
 
@@ -43,10 +50,15 @@ def described(conversation: Conversation, running: bool) -> dict[str, Any]:
 def make(user: User, *, title: str, key: str | None) -> dict[str, Any]:
     """Return a new conversation; with *key*, the user's own of that name, made if there is none."""
     with writing() as session:
+        known = find(session, user, key) if key else None
         conversation = resolve(session, user, key) if key else add(session, user)
         if title and not conversation.title:
             change_row(session, conversation, title=title)
-    return described(conversation, running=False)
+        people = people_of(session, conversation)
+    made = described(conversation, running=False)
+    if known is None:
+        tell(people, "made", made)
+    return made
 
 
 def with_messages(user: User, conversation_id: str) -> dict[str, Any]:
@@ -66,7 +78,10 @@ def change(user: User, conversation_id: str, **values: Any) -> dict[str, Any]:
         for name, value in values.items():
             setattr(conversation, name, value)
         running = bool(generations.running(session, conversation.id))
-    return described(conversation, running)
+        people = people_of(session, conversation)
+    changed = described(conversation, running)
+    tell(people, "renamed" if "title" in values else "changed", changed)
+    return changed
 
 
 def leaf(session: Session, conversation: Conversation, message_id: str) -> str:
@@ -81,9 +96,11 @@ def delete(user: User, conversation_id: str) -> None:
     with writing() as session:
         conversation = owned(session, user, conversation_id)
         running = [generation.id for generation in generations.running(session, conversation.id)]
+        people, deleted = people_of(session, conversation), described(conversation, running=False)
         session.delete(conversation)
     for generation_id in running:
         site().runners.drop(generation_id)
+    tell(people, "deleted", deleted)
 
 
 def add_question(user: User, conversation_id: str, content: str) -> Message:
@@ -93,6 +110,8 @@ def add_question(user: User, conversation_id: str, content: str) -> Message:
         conversation = kept(session, user, conversation_id)
         question = asked(conversation, content, parent_id=conversation.leaf_id)
         conversations.add_messages(session, conversation, [question], title=title_after(conversation, question))
+        people = people_of(session, conversation)
+    tell(people, "changed", described(conversation, running=False))
     return question
 
 
@@ -106,6 +125,41 @@ def history(user: User, *, reference: str | None, page: int, page_size: int) -> 
         return {"chatId": reference, "messages": conversations.branch(session, conversation.leaf_id)}
     rows, total = conversations.latest(session, user.id, offset=(page - 1) * page_size, limit=page_size)
     return {"chatId": None, "messages": rows[::-1], "total": total, "page": page, "page_size": page_size}
+
+
+# what others are told
+
+
+def people_of(session: Session, conversation: Conversation) -> list[str]:
+    """Return the ids of those who may see *conversation*."""
+    return [conversation.user_id]
+
+
+def tell(
+    people: Iterable[str], action: str, conversation: dict[str, Any], *, connections: Connections | None = None
+) -> None:
+    """Tell *people* what became of a conversation, described as lists have it, after the commit."""
+    events.tell(people, "conversation", {"action": action, **SHAPE.dump(conversation)}, connections=connections)
+
+
+def tell_answered(engine: Engine, connections: Connections, job: Job, terminal: Event) -> None:
+    """Tell those who see the conversation that an answer in it has ended. Outside any request."""
+    with session_of(engine) as session:
+        conversation = session.get(Conversation, job.conversation_id)
+        if conversation is None:  # deleted since
+            return
+        people = people_of(session, conversation)
+        now = described(conversation, bool(generations.running(session, conversation.id)))
+    tell(people, "answered", now, connections=connections)
+
+
+def tell_typing(user: User, conversation_id: str, is_typing: bool) -> None:
+    """Tell the others who see the conversation whether *user* is writing in it. Raises NotFound."""
+    session = db.session()
+    conversation = owned(session, user, conversation_id)
+    others = [one for one in people_of(session, conversation) if one != user.id]
+    who = {"id": user.id, "name": user.name}
+    events.tell(others, "typing", {"conversation": conversation.id, "user": who, "isTyping": is_typing})
 
 
 # for the other services

@@ -253,7 +253,9 @@ def begin(
             if existing is not None:
                 return existing
             conversation, asked = question(session)
+            action = "changed" if conversation.leaf_id else "made"  # with its first question, if not before
             generation, job = add(session, user, conversation, asked, owner, model_id=model_id, key=key, params=params)
+            people = talks.people_of(session, conversation)
     except IntegrityError:
         existing = begun(db.session.connection(), user, key)
         if existing is None:
@@ -263,6 +265,7 @@ def begin(
         raise Overloaded from error
     failpoints.reach("question-committed")
     parts.runners.start(generation.id, job, owner=owner)
+    talks.tell(people, action, talks.described(conversation, running=True))
     return generation
 
 
