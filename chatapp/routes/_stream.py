@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 DIALECTS: dict[str, Dialect] = registry.load(chatapp.dialects)  # type: ignore[assignment]
 RETRY_MS = 3000
+HEARTBEATS = {"comment": sse.comment(), "event": sse.Frame("{}", event="heartbeat").encode()}
 SOON_MS = (200, 700)  # when to come back to a site that is being restarted: not all at once
 TICK_SECONDS = 1.0  # how often a stream without an outlet looks whether it may go on
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}  # nginx buffers unless told not to
@@ -83,6 +84,7 @@ class Stream:
     cursor: Cursor
     prefix: str
     opening: bytes = b""  # sent before the log's own frames
+    heartbeat: bytes = sse.comment()
     outlet: Outlet | None = None
     reader: Reader = field(init=False)
 
@@ -99,7 +101,7 @@ class Stream:
         return wire(self.dialect, entries, context=self.context, prefix=self.prefix)
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield bytes: one block per wake-up, a comment in silence, and an error event where it must end early."""
+        """Yield bytes: one block per wake-up, a heartbeat in silence, and an error event where it must end early."""
         try:
             yield sse.retry(RETRY_MS) + self.opening
             yield from self._follow()
@@ -143,7 +145,7 @@ class Stream:
             data = wire(self.dialect, batch, context=self.context, cursor=self.cursor, prefix=self.prefix)
             now = time.monotonic()
             if not data and now - max(said_at, self.outlet.sent_at if self.outlet else 0.0) >= heartbeat - 0.001:
-                data = sse.comment()
+                data = self.heartbeat
             if data:
                 said_at = now
                 yield data
@@ -156,11 +158,19 @@ def come_back_soon() -> bytes:
     return sse.retry(random.randint(*SOON_MS))
 
 
-def follow(generation: Generation, dialect: str, *, named_by_url: bool, reference: str | int | None = None) -> Response:
+def follow(
+    generation: Generation,
+    dialect: str,
+    *,
+    named_by_url: bool,
+    reference: str | int | None = None,
+    heartbeat: str = "comment",
+) -> Response:
     """Return the stream of *generation* from the reader's cursor on; 204 where the cursor is at the end.
 
     *named_by_url* says that the URL names the generation; otherwise each id does. A cursor that names nothing of this
-    log counts as none. *reference* is what the client calls the conversation.
+    log counts as none. *reference* is what the client calls the conversation. *heartbeat* is one of HEARTBEATS: an event,
+    which a page can hear, has no id, so that it never moves a cursor.
     """
     parts, speaker = site(), DIALECTS[dialect]
     if parts.readers.closing:
@@ -181,7 +191,7 @@ def follow(generation: Generation, dialect: str, *, named_by_url: bool, referenc
         opening, cursor = caught_up(parts.log, generation, speaker, prefix)
     elif unknown or cursor is None:
         cursor = START
-    stream = Stream(parts, generation.id, speaker, context, cursor, prefix, opening)
+    stream = Stream(parts, generation.id, speaker, context, cursor, prefix, opening, HEARTBEATS[heartbeat])
     stream.join(generation.user_id, auth.sign_in_id())
     try:
         db.session.remove()  # a stream holds no connection

@@ -12,6 +12,7 @@ from chatapp.routes import _stream
 from chatapp.routes._json import Blueprint
 from chatapp.schemas import conversations as shapes
 from chatapp.schemas import generations as answers
+from chatapp.schemas.events import EventsQuery
 from chatapp.services import conversations, generations
 
 blueprint = Blueprint("conversations", __name__, description="Conversations")
@@ -72,7 +73,7 @@ def ask(body: dict[str, Any], conversation_id: object) -> Message:
 
 
 @blueprint.route(f"{ONE}/stream")
-@blueprint.arguments(answers.CursorQuery, location="query")
+@blueprint.arguments(EventsQuery, location="query")
 @blueprint.response(200, {"type": "string"}, content_type="text/event-stream")
 @blueprint.alt_response(204, description="The cursor is at the end")
 @blueprint.fails(401, 403, 404, 409)
@@ -82,7 +83,7 @@ def stream(query: dict[str, Any], conversation_id: object) -> Response:
     auth.check_not_cross_site()
     seen = _stream.seen_generation()
     generation = generations.of_conversation(auth.current_user(), str(conversation_id), seen=seen)
-    return _stream.follow(generation, "named", named_by_url=False)
+    return _stream.follow(generation, "named", named_by_url=False, heartbeat=query["heartbeat"])
 
 
 @blueprint.route(f"{ONE}/stop", methods=["POST"])
