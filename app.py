@@ -15,7 +15,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 import chatapp.models
 import chatapp.routes
-from chatapp import __version__, auth, bells, caches, database, providers, registry, sse
+from chatapp import __version__, auth, bells, caches, database, providers, registry, responses, sse
 from chatapp.connections import Connections
 from chatapp.database import db
 from chatapp.errors import AppError, Overloaded
@@ -71,13 +71,15 @@ def assemble(app: Flask, settings: Settings) -> Site:
     runners = Runners(engine, log, bell, configured, settings)
     connections = Connections(bell)
     sse.use_connections(app, connections)
+    cache = caches.load(settings)
+    runners.on_end.append(partial(responses.keep, cache, settings))
     runners.on_end.append(partial(conversations.tell_answered, engine, connections))
     return Site(
         settings,
         engine,
         log,
         bell,
-        caches.load(settings),
+        cache,
         configured,
         runners,
         Readers(engine, bell, settings),

@@ -17,7 +17,7 @@ LAYERS = [  # from the bottom to the top; a part may import what stands on a lin
     "database answer bells",
     "models eventlog caches providers dialects formats search commands",
     "runner",
-    "runners readers connections",
+    "runners readers connections responses",
     "services",
     "auth local_model",
     "routes cli migrations",

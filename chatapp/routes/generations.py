@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Response
+from flask import Response, request
 
 from chatapp import auth
 from chatapp.database import utcnow
@@ -25,13 +25,19 @@ CHAT_DEFAULTS = {"temperature": 0.7, "max_tokens": 1500, "history": 10}  # what 
 @blueprint.arguments(shapes.IdempotencyHeader, location="headers")
 @blueprint.arguments(shapes.Start)
 @blueprint.response(201, shapes.Started)
-@blueprint.fails(401, 403, 413, 415, 503)
+@blueprint.fails(401, 403, 404, 413, 415, 503)
 def start(headers: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
-    """Store a question and begin its answer; the same key gives the same one"""
-    key = headers["key"] or body["requestId"]
-    user = auth.current_user()
+    """Store a question and begin its answer, or carry out a slash command; the same key gives the same one"""
     generation, reference = generations.start(
-        user, body["prompt"], reference=body["chatId"], model=body["modelId"], key=key, field="prompt"
+        auth.current_user(),
+        body["prompt"],
+        reference=body["chatId"],
+        model=body["modelId"],
+        key=headers["key"] or body["requestId"],
+        field="prompt",
+        project_id=str(body["projectId"]) if body["projectId"] else None,
+        task_id=body["taskId"],
+        site_url=request.host_url,
     )
     return {**started(generation), "chatId": reference}
 
@@ -71,7 +77,8 @@ def events(query: dict[str, Any], generation_id: object) -> Response:
 def regenerate(headers: dict[str, Any], body: dict[str, Any], message_id: object) -> dict[str, Any]:
     """Answer the same question anew; the old answer stays"""
     key = headers["key"] or body["requestId"]
-    return started(generations.regenerate(auth.current_user(), str(message_id), model=body["modelId"], key=key))
+    user, model = auth.current_user(), body["modelId"]
+    return started(generations.regenerate(user, str(message_id), model=model, key=key, site_url=request.host_url))
 
 
 @blueprint.route("/api/chat/messages/<uuid:message_id>/continue", methods=["POST"])
@@ -94,7 +101,8 @@ def edit(headers: dict[str, Any], body: dict[str, Any], message_id: object) -> d
     """Edit a question and ask again; the old branch stays"""
     key = headers["key"] or body["requestId"]
     user = auth.current_user()
-    return started(generations.edit(user, str(message_id), body["content"], model=body["modelId"], key=key))
+    content, model = body["content"], body["modelId"]
+    return started(generations.edit(user, str(message_id), content, model=model, key=key, site_url=request.host_url))
 
 
 @blueprint.route("/api/v1/ai/chat", methods=["POST"])

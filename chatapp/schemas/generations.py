@@ -16,6 +16,8 @@ class Start(Schema):
     modelId = Text(load_default=None, allow_none=True, validate=validate.Length(max=300))
     prompt = Text(required=True)
     chatId = Text(load_default=None, allow_none=True, validate=REFERENCE)
+    projectId = fields.UUID(load_default=None, allow_none=True)
+    taskId = Text(load_default=None, allow_none=True, validate=REFERENCE)
     requestId = Text(load_default=None, allow_none=True, validate=KEY)
 
 

@@ -187,27 +187,34 @@ def find(session: Session, user: User, reference: str) -> Conversation | None:
     return conversations.by_key(session, reference, user.id)
 
 
-def resolve(session: Session, user: User, reference: str | None) -> Conversation:
-    """Return the conversation that *reference* names, made on first use; None means a new one."""
+def resolve(session: Session, user: User, reference: str | None, **new: str | None) -> Conversation:
+    """Return the conversation that *reference* names, made on first use; None means a new one. *new* is as in `add`."""
     if reference is None:
-        return add(session, user)
+        return add(session, user, **new)
     exclusively(session, f"conversation {reference} of {user.id}")
     found = find(session, user, reference)
-    return kept(session, user, found.id) if found is not None else add(session, user, key=reference)
+    return kept(session, user, found.id) if found is not None else add(session, user, key=reference, **new)
 
 
-def add(session: Session, user: User, *, key: str | None = None, conversation_id: str | None = None) -> Conversation:
-    return insert_row(session, Conversation(id=conversation_id, user_id=user.id, key=key))
+def add(
+    session: Session,
+    user: User,
+    *,
+    key: str | None = None,
+    conversation_id: str | None = None,
+    project_id: str | None = None,
+) -> Conversation:
+    return insert_row(session, Conversation(id=conversation_id, user_id=user.id, key=key, project_id=project_id))
 
 
-def asked(conversation: Conversation, content: str, *, parent_id: str | None) -> Message:
-    """Return a question, which is not stored yet."""
-    return Message(conversation_id=conversation.id, role=USER, content=content, parent_id=parent_id)
+def asked(conversation: Conversation, content: str, *, parent_id: str | None, **values: str | None) -> Message:
+    """Return a question, which is not stored yet; *values* are its `task_id` and `command`."""
+    return Message(conversation_id=conversation.id, role=USER, content=content, parent_id=parent_id, **values)
 
 
 def title_after(conversation: Conversation, question: Message) -> str:
-    """Return the conversation's title after *question*: the first one gives it."""
-    return conversation.title or title_of(question.content)
+    """Return the conversation's title after *question*: the first one gives it, unless it is a command."""
+    return conversation.title or ("" if question.command else title_of(question.content))
 
 
 def checked(content: str, *, field: str) -> str:

@@ -6,6 +6,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,8 +15,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from chatapp import failpoints
+from chatapp import failpoints, responses
 from chatapp.answer import FAILED, FINISHED, INTERRUPTED, RUNNING, STOPPED
+from chatapp.commands import unescaped
 from chatapp.database import db, exclusively, glance, utcnow, writing
 from chatapp.errors import Conflict, NotFound, Overloaded, RateLimited, SessionExpired, of_answer
 from chatapp.eventlog import LeaseLost, LogExpired, LogGone, LogTroubled
@@ -26,10 +28,12 @@ from chatapp.models._rows import change_row, insert_row
 from chatapp.models.accounts import User
 from chatapp.models.conversations import ASSISTANT, USER, Conversation, Message
 from chatapp.models.generations import Generation
+from chatapp.models.projects import Membership
 from chatapp.runner import GOING_ON, Job
 from chatapp.runners import new_job
+from chatapp.services import commands, models, site
 from chatapp.services import conversations as talks
-from chatapp.services import models, site
+from chatapp.services.commands import Order
 
 MAX_OPENINGS = 10
 STOP_SECONDS = 5.0
@@ -38,23 +42,38 @@ Find = Callable[[Session], tuple[Conversation, Message]]
 
 
 def start(
-    user: User, prompt: str, *, reference: str | None, model: str | None, key: str | None, field: str
+    user: User,
+    prompt: str,
+    *,
+    reference: str | None,
+    model: str | None,
+    key: str | None,
+    field: str,
+    project_id: str | None = None,
+    task_id: str | None = None,
+    site_url: str = "",
 ) -> tuple[Generation, str]:
-    """Store the question in the conversation that *reference* names, and begin its answer.
+    """Store the question in the conversation that *reference* names, and begin its answer; or carry a command out.
 
     Returns it, and what the client calls the conversation. The same *key* of the same user gives the same generation.
-    *field* names the prompt in errors. Raises ValidationFailed.
+    *field* names the prompt in errors, *project_id* the project of a new conversation, *task_id* what the client has both
+    messages for. Raises ValidationFailed, and NotFound for a project that is not the user's.
     """
     resolved: Conversation | None = None
+    new = {"conversation_id": new_id(), "project_id": project_id}
 
     def question(session: Session) -> tuple[Conversation, Message]:
         nonlocal resolved
-        resolved = talks.resolve(session, user, reference)
-        return resolved, talks.asked(resolved, prompt, parent_id=resolved.leaf_id)
+        resolved = talks.resolve(session, user, reference, **new)
+        return resolved, typed(session, resolved, prompt, order, after=resolved.leaf_id, task_id=task_id)
 
     prompt = talks.checked(prompt, field=field)
-    known = talks.find(db.session(), user, reference) if reference and not model else None
-    generation = begin(user, question, model=model, key=key, usual=known.model if known else None)
+    if project_id is not None:
+        check_project(db.session(), user, project_id)
+    known = talks.find(db.session(), user, reference) if reference and (not model or prompt[0] == "/") else None
+    after = known.leaf_id if known else None
+    order = commands.order(user, prompt, known, after=after, conversation_id=new["conversation_id"], site_url=site_url)
+    generation = begin(user, question, model=model, key=key, usual=known.model if known else None, order=order)
     if resolved is None or resolved.id != generation.conversation_id:  # begun before, with the same key
         return generation, reference_of(user, generation, reference)
     return generation, reference or resolved.id
@@ -81,31 +100,49 @@ def start_in(
     return begin(user, question, model=model, key=key, usual=usual, model_field="model", **params)
 
 
-def regenerate(user: User, message_id: str, *, model: str | None, key: str | None) -> Generation:
-    """Answer the question of this answer anew; the old answer stays, beside the new one. Raises NotFound."""
+def regenerate(user: User, message_id: str, *, model: str | None, key: str | None, site_url: str = "") -> Generation:
+    """Answer the question of this answer anew; the old answer stays, beside the new one. A command is carried out again.
+
+    Raises NotFound.
+    """
 
     def question(session: Session) -> tuple[Conversation, Message]:
         message = mine(session, user, message_id)
         asked = message if message.role == USER else session.get(Message, message.parent_id or "")
         if asked is None or asked.role != USER:
             raise Conflict("There is no question to answer here.")
-        return talks.owned(session, user, message.conversation_id), asked
+        conversation = talks.owned(session, user, message.conversation_id)
+        if order is not None:
+            order.carry_out(session, conversation, parent_id=asked.parent_id)
+        return conversation, asked
 
-    return begin(user, question, model=model, key=key, usual=model_around(user, message_id))
+    order = given_again(user, message_id, site_url=site_url)
+    usual = model_around(user, message_id)
+    return begin(user, question, model=model, key=key, usual=usual, order=order, remembered=False)
 
 
-def edit(user: User, message_id: str, content: str, *, model: str | None, key: str | None) -> Generation:
-    """Ask another question in place of this one; the old branch stays. Raises NotFound, ValidationFailed."""
+def edit(
+    user: User, message_id: str, content: str, *, model: str | None, key: str | None, site_url: str = ""
+) -> Generation:
+    """Ask another question in place of this one, or give a command; the old branch stays.
+
+    Raises NotFound, ValidationFailed.
+    """
 
     def question(session: Session) -> tuple[Conversation, Message]:
         message = mine(session, user, message_id)
         if message.role != USER:
             raise Conflict("Only a question can be edited.")
         conversation = talks.owned(session, user, message.conversation_id)
-        return conversation, talks.asked(conversation, content, parent_id=message.parent_id)
+        return conversation, typed(
+            session, conversation, content, order, after=message.parent_id, task_id=message.task_id
+        )
 
     content = talks.checked(content, field="content")
-    return begin(user, question, model=model, key=key, usual=model_around(user, message_id))
+    old = mine(db.session(), user, message_id)
+    around = talks.owned(db.session(), user, old.conversation_id)
+    order = commands.order(user, content, around, after=old.parent_id, site_url=site_url)
+    return begin(user, question, model=model, key=key, usual=around.model, order=order)
 
 
 def go_on(user: User, message_id: str, *, model: str | None, key: str | None) -> Generation:
@@ -125,7 +162,8 @@ def go_on(user: User, message_id: str, *, model: str | None, key: str | None) ->
             raise Conflict("Nothing was written yet. Ask again instead.")
         return talks.owned(session, user, message.conversation_id), message
 
-    return begin(user, question, model=model, key=key, usual=mine(db.session(), user, message_id).model)
+    order = given_again(user, message_id)
+    return begin(user, question, model=model, key=key, usual=mine(db.session(), user, message_id).model, order=order)
 
 
 def broke_off(message: Message) -> bool:
@@ -230,11 +268,14 @@ def begin(
     key: str | None,
     usual: str | None = None,
     model_field: str = "modelId",
+    order: Order | None = None,
+    remembered: bool = True,
     **params: Any,
 ) -> Generation:
     """Make a generation for the question that *question* finds or stores, and start its runner; once per *key*.
 
-    Where no *model* is named, the one that is *usual* in the conversation is asked.
+    Where no *model* is named, the one that is *usual* in the conversation is asked. *order* is the command that the
+    question is. An answer that was given before to the same is given again if it may be *remembered*.
     """
     parts = site()
     if db.session.registry.has():
@@ -243,7 +284,9 @@ def begin(
         existing = begun(connection, user, key)
     if existing is not None:
         return existing
-    model_id = models.resolve(parts, model, usual=usual, field=model_field)
+    says = order is not None and order.says  # then no model is asked, and none need be there
+    model_id = commands.MODEL if says else models.resolve(parts, model, usual=usual, field=model_field)
+    params = {**params, **(order.params if order else {})}
     owner = parts.runners.enter()
     try:
         with writing() as session:
@@ -264,6 +307,8 @@ def begin(
     except LeaseLost as error:  # this process was paused for so long that others took over
         raise Overloaded from error
     failpoints.reach("question-committed")
+    if job is not None and remembered:
+        job = known_already(generation, job)
     parts.runners.start(generation.id, job, owner=owner)
     talks.tell(people, action, talks.described(conversation, running=True))
     return generation
@@ -299,7 +344,7 @@ def add(
         seams = [*(asked.details or {}).get("seams", []), len(asked.content)]
         asked.status, asked.generation_id, asked.model = RUNNING, generation_id, model_id
         asked.finish_reason = asked.error = None
-        change_row(session, conversation, model=model_id, updated_at=utcnow())
+        change_row(session, conversation, **used(model_id), updated_at=utcnow())
     else:
         place = place_after(session, conversation, asked, generation_id, model_id)
     settings = parts.settings
@@ -327,15 +372,79 @@ def place_after(
     session: Session, conversation: Conversation, asked: Message, generation_id: str, model_id: str
 ) -> Message:
     """Store the place of the answer to *asked*, and *asked* itself if it is not stored yet; return the place."""
-    place = Message(role=ASSISTANT, status=RUNNING, model=model_id, generation_id=generation_id)
+    command = asked.command if model_id == commands.MODEL else None  # what a model says is told to models again
+    place = Message(
+        role=ASSISTANT,
+        status=RUNNING,
+        model=model_id,
+        generation_id=generation_id,
+        task_id=asked.task_id,
+        command=command,
+    )
     if asked.id is not None:
         place.parent_id = asked.id
-        conversations.add_messages(session, conversation, [place], model=model_id)
+        conversations.add_messages(session, conversation, [place], **used(model_id))
         return place
     asked.id = place.parent_id = new_id()
     title = talks.title_after(conversation, asked)
-    conversations.add_messages(session, conversation, [asked, place], model=model_id, title=title)
+    conversations.add_messages(session, conversation, [asked, place], **used(model_id), title=title)
     return place
+
+
+def used(model_id: str) -> dict[str, str]:
+    """Return what a conversation notes of who answered: commands do not change the model that is asked in it."""
+    return {} if model_id == commands.MODEL else {"model": model_id}
+
+
+def typed(
+    session: Session,
+    conversation: Conversation,
+    text: str,
+    order: Order | None,
+    *,
+    after: str | None,
+    task_id: str | None,
+) -> Message:
+    """Return what a person typed, not stored yet, as the question after the message *after*; a command is carried out."""
+    if order is None:
+        return talks.asked(conversation, unescaped(text), parent_id=after, task_id=task_id)
+    parent_id = order.carry_out(session, conversation, parent_id=after)
+    return talks.asked(conversation, text, parent_id=parent_id, task_id=task_id, command=order.name)
+
+
+def given_again(user: User, message_id: str, *, site_url: str = "") -> Order | None:
+    """Return the command that the message, or the question that it answers, was stored as; None for any other.
+
+    Raises NotFound.
+    """
+    session = db.session()
+    message = mine(session, user, message_id)
+    asked = message if message.role == USER else session.get(Message, message.parent_id or "")
+    if asked is None or not asked.command:
+        return None
+    conversation = talks.owned(session, user, asked.conversation_id)
+    return commands.order(user, asked.content, conversation, after=asked.parent_id, site_url=site_url)
+
+
+def known_already(generation: Generation, job: Job) -> Job:
+    """Return *job* as the recital of an answer that was given before, where there is one.
+
+    It is stored with the generation, so that whoever takes it over says the rest of it.
+    """
+    parts = site()
+    script = responses.find(parts.cache, parts.settings, job)
+    if script is None:
+        return job
+    params = {**generation.params, "script": asdict(script)}
+    with writing() as session:
+        change_row(session, generation, params=params)
+    return replace(job, script=script, params=params)
+
+
+def check_project(session: Session, user: User, project_id: str) -> None:
+    """Raise NotFound unless the project is one that the user may see."""
+    if session.get(Membership, (project_id, user.id)) is None:
+        raise NotFound("There is no such project.")
 
 
 def told_so_far(message: Message, generation_id: str, model_id: str) -> list[Event]:

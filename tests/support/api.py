@@ -53,7 +53,14 @@ class Example:
     query: dict[str, str] = field(default_factory=dict)
 
 
-START = {"prompt": "hello", "modelId": "openai/echo", "chatId": "chat-1", "requestId": "key-{nonce}"}
+START = {
+    "prompt": "hello",
+    "modelId": "openai/echo",
+    "chatId": "chat-1",
+    "projectId": None,
+    "taskId": "task-1",
+    "requestId": "key-{nonce}",
+}
 CHAT = {
     "message": "hello",
     "conversationId": "{conversation_id}",
