@@ -52,7 +52,8 @@ class SSEStream:
         max_queued_bytes: int = MAX_QUEUED_BYTES,
     ) -> None:
         """*heartbeat_event* makes a heartbeat an event of that name, which a page can hear; None is no heartbeat."""
-        self._opening = b"" if retry is None else encoded(retry=retry)
+        # no blank line follows: some readers take one for an event without data
+        self._opening = b"" if retry is None else encoded(retry=retry).removesuffix(b"\n")
         self._heartbeat_seconds = heartbeat_seconds
         self._heartbeat = encoded(event="heartbeat", data={}) if heartbeat_event else comment()
         self._max_queued, self._max_bytes = max_queued, max_queued_bytes
