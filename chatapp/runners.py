@@ -50,6 +50,7 @@ class Runners:
     ) -> None:
         self.owner = str(uuid.uuid4())
         self.draining = False
+        self.adopts = True  # orphans; a command of the shell, which lives for one answer, leaves them to the site
         self.on_end: list[
             Ended
         ] = []  # called with each answer that ended here and its terminal event, once it is stored
@@ -197,7 +198,7 @@ class Runners:
                     self._running[generation_id].stop()
         if self.draining:
             return
-        if time.monotonic() >= self._patient_until and store.has_orphans():
+        if self.adopts and time.monotonic() >= self._patient_until and store.has_orphans():
             self._take_orphans()
         else:
             self._leave_if_idle()
@@ -295,6 +296,8 @@ def job_of(
     """Return what the answer *message* is made from, after *history*."""
     columns = conversations.Message.__table__.columns
     params = generation.params
+    if "turns" in params:  # the client's own account of what was said
+        history = [Said(*turn) for turn in params["turns"]]
     if "asked" in params:  # what a command makes of the question
         history = [*history[:-1], Said(history[-1].role, params["asked"])]
     return Job(

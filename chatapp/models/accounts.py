@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, ForeignKey, String, bindparam, delete, select, update
+from sqlalchemy import Connection, ForeignKey, String, bindparam, delete, func, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from chatapp.database import Base, Prepared, utcnow
@@ -85,6 +85,17 @@ def is_empty(session: Session) -> bool:
     return session.scalar(select(User.id).where(User.email != BUILT_IN_EMAIL).limit(1)) is None
 
 
+def everyone(session: Session) -> list[User]:
+    """Return all users but the built-in one, the oldest first."""
+    return list(session.scalars(select(User).where(User.email != BUILT_IN_EMAIL).order_by(User.created_at, User.id)))
+
+
+def admins(session: Session) -> int:
+    """Return how many admins can sign in."""
+    counted = select(func.count()).where(User.role == ADMIN, User.disabled_at.is_(None), User.email != BUILT_IN_EMAIL)
+    return session.scalar(counted) or 0
+
+
 def signed_in(connection: Connection | sqlite3.Connection, user_id: str, sign_in_id: str) -> User | None:
     """Return the user if they and this sign-in of theirs are still good."""
     return made_of(User, SIGNED_IN.first(connection, person=user_id, sign_in=sign_in_id))
@@ -114,6 +125,13 @@ def still_signed_in(session: Session, sign_in_ids: set[str]) -> dict[str, str]:
 
 def revoke(session: Session, sign_in_id: str) -> None:
     session.execute(update(SignIn).where(SignIn.id == sign_in_id).values(revoked_at=utcnow()))
+
+
+def revoke_all(session: Session, user_id: str) -> None:
+    """End all sign-ins of a user."""
+    session.execute(
+        update(SignIn).where(SignIn.user_id == user_id, SignIn.revoked_at.is_(None)).values(revoked_at=utcnow())
+    )
 
 
 def failures(session: Session, key: str, *, within_seconds: float) -> tuple[int, datetime | None]:

@@ -250,6 +250,51 @@ def withdraw(user: User, invite_id: str) -> None:
         session.delete(entry)
 
 
+# for whoever has the site's shell, who needs nobody's leave
+
+
+def by_email(email: str) -> User | None:
+    return accounts.by_email(db.session(), email.strip().lower())
+
+
+def everyone() -> list[User]:
+    """Return all accounts but the built-in one, the oldest first."""
+    return accounts.everyone(db.session())
+
+
+def add(email: str, password: str, *, name: str | None, role: str | None, plan: str | None) -> User:
+    """Make an account; without a *role* the first one is the admin. Raises Conflict."""
+    hashed = hash_password(password)
+    with writing() as session:
+        exclusively(session, "a new account")
+        if accounts.by_email(session, email) is not None:
+            raise Conflict("There is an account with this e-mail already.")
+        role = role or (ADMIN if accounts.is_empty(session) else MEMBER)
+        user = User(email=email, name=name or email.partition("@")[0], role=role, plan=plan, password_hash=hashed)
+        session.add(user)
+    return user
+
+
+def set_password(user: User, password: str) -> None:
+    """Set a new password; every sign-in with the old one ends."""
+    user_id, hashed = user.id, hash_password(password)
+    with writing() as session:
+        session.get_one(User, user_id).password_hash = hashed
+        accounts.revoke_all(session, user_id)
+        accounts.forgive(session, f"email:{user.email}")
+
+
+def set_role(user: User, role: str) -> User:
+    """Make somebody an admin, or a user. Raises Conflict for the last admin."""
+    with writing() as session:
+        exclusively(session, "a new account")
+        kept = session.get_one(User, user.id, populate_existing=True)
+        if kept.role == ADMIN != role and accounts.admins(session) < 2:
+            raise Conflict("This is the only admin: make somebody else one first.")
+        kept.role = role
+    return kept
+
+
 def require_admin(user: User) -> None:
     if user.role != ADMIN:
         raise Forbidden("Only an admin may do this.")

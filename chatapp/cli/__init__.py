@@ -1,4 +1,4 @@
-"""The commands for the shell."""
+"""The commands for the shell. Those that work on the site's data are a file each; here are those that start it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
 
 import click
 
-from chatapp import __version__
+from chatapp import __version__, registry
+from chatapp.cli._shell import FAILED, WRONG, bring_up_to_date, load, refuse
 from chatapp.errors import SettingsError
 from chatapp.settings import ROOT, Settings
 
-WRONG_SETTING = 2  # the exit code
+WRONG_SETTING = WRONG
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="chatapp", message="%(prog)s %(version)s")
 def main() -> None:
-    """A self-hosted AI chat site."""
+    """A self-hosted AI chat site.
+
+    Exit codes: 0 done, 1 failed, 2 used or set wrongly, 3 the model does not answer, 130 ended with Ctrl-C.
+    """
 
 
 @main.command()
@@ -55,27 +58,6 @@ def show_settings() -> None:
     click.echo(settings_table(), nl=False)
 
 
-def load() -> Settings:
-    try:
-        return Settings.load()
-    except SettingsError as error:
-        refuse(str(error))
-
-
-def bring_up_to_date(settings: Settings) -> None:
-    from chatapp import database
-
-    try:
-        database.migrate(settings)
-    except database.Unusable as error:
-        refuse(str(error), code=1)
-
-
-def refuse(sentence: str, code: int = WRONG_SETTING) -> NoReturn:
-    click.echo(f"chatapp: {sentence}", err=True)
-    sys.exit(code)
-
-
 def check_bind(bind: str) -> None:
     """Leave with one sentence, instead of gunicorn's many, if nothing can listen at *bind*."""
     host, _, port = bind.rpartition(":")
@@ -87,7 +69,7 @@ def check_bind(bind: str) -> None:
             probe.bind((host, int(port)))
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-            refuse(f"it cannot listen at CHATAPP_BIND={bind}: {reason}. Choose another address.", code=1)
+            refuse(f"it cannot listen at CHATAPP_BIND={bind}: {reason}. Choose another address.", code=FAILED)
 
 
 def ready_line(settings: Settings, port: int, models: Sequence[str]) -> str:
@@ -131,5 +113,5 @@ def shown(default: object) -> str:
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
 
 
-if __name__ == "__main__":
-    main()
+for member in registry.load(sys.modules[__name__]).values():
+    main.add_command(member.command)
