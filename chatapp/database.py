@@ -15,6 +15,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -205,7 +206,7 @@ def _begin_immediate(raw: sqlite3.Connection) -> None:
 
 
 def _begin_when_free(raw: sqlite3.Connection) -> None:
-    deadline = time.monotonic() + LOCK_SECONDS
+    deadline = time.monotonic() + _lock_seconds()
     pause = 0.001
     while True:
         try:
@@ -218,6 +219,24 @@ def _begin_when_free(raw: sqlite3.Connection) -> None:
                 raise Overloaded(BUSY) from error
         gevent.sleep(pause)
         pause = min(pause * 2, 0.05)
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Wait for SQLite's write lock, in this greenlet, for *seconds* at most."""
+    before = _patience.set(seconds)
+    try:
+        yield
+    finally:
+        _patience.reset(before)
+
+
+_patience: ContextVar[float | None] = ContextVar("patience", default=None)
+
+
+def _lock_seconds() -> float:
+    seconds = _patience.get()
+    return LOCK_SECONDS if seconds is None else seconds
 
 
 @contextmanager
@@ -250,7 +269,7 @@ def _turn_to_write(dialect: str) -> Iterator[None]:
     if dialect != "sqlite":
         yield
         return
-    if not _writers.acquire(timeout=LOCK_SECONDS):
+    if not _writers.acquire(timeout=_lock_seconds()):
         raise Overloaded(BUSY)
     try:
         yield
@@ -307,7 +326,7 @@ class Prepared:
 
     def each(self, connection: Connection | sqlite3.Connection, **values: Any) -> Iterator[tuple[Any, ...]]:
         """Yield what is found, row by row; nothing that waits may stand between two of them."""
-        raw = _raw(connection)
+        raw = sqlite_under(connection)
         if raw is None:
             yield from map(tuple, connection.execute(self.statement, values))
             return
@@ -327,7 +346,7 @@ class Prepared:
 
     def change(self, connection: Connection, **values: Any) -> int:
         """Return how many rows were written."""
-        raw = _raw(connection)
+        raw = sqlite_under(connection)
         return connection.execute(self.statement, values).rowcount if raw is None else self._run(raw, values).rowcount
 
     def _run(self, raw: sqlite3.Connection, values: dict[str, Any]) -> sqlite3.Cursor:
@@ -339,7 +358,7 @@ class Prepared:
         try:
             return raw.execute(text, given)
         except sqlite3.Error as error:
-            raise DBAPIError.instance(text, None, error, sqlite3.Error, hide_parameters=True) from error
+            raise of_sqlalchemy(error, text) from error
 
     @cached_property
     def _sqlite(self) -> tuple[str, list[tuple[str, Any, Convert]], list[Convert]]:
@@ -355,12 +374,18 @@ class Prepared:
         )
 
 
+def of_sqlalchemy(error: sqlite3.Error, text: str = "") -> Exception:
+    """Return *error* as SQLAlchemy would raise it."""
+    made: Exception = DBAPIError.instance(text, None, error, sqlite3.Error, hide_parameters=True)
+    return made
+
+
 Convert = Callable[[Any], Any] | None
 SQLITE = pysqlite.dialect()
 _glances: WeakKeyDictionary[Engine, sqlite3.Connection] = WeakKeyDictionary()
 
 
-def _raw(connection: Connection | sqlite3.Connection) -> sqlite3.Connection | None:
+def sqlite_under(connection: Connection | sqlite3.Connection) -> sqlite3.Connection | None:
     """Return SQLite's connection under *connection*, None where the database is another."""
     if isinstance(connection, Connection):
         connection = connection.connection.dbapi_connection  # type: ignore[assignment]

@@ -1,5 +1,7 @@
 """Logs in the database: one row for a log's head, one row for a batch, one row for each process that writes.
 
+On SQLite the newest batches of all logs that a process writes share rows at first: see `_tail`.
+
 One greenlet of the process commits for all runners: what has gathered while the last commit ran goes into the next, so
 that many answers share one transaction.
 
@@ -15,7 +17,8 @@ import logging
 import sqlite3
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -58,11 +61,14 @@ from chatapp.database import (
     glance,
     lease_clock,
     now_seconds,
+    of_sqlalchemy,
     quick_connection,
     quick_transaction,
+    sqlite_under,
 )
 from chatapp.errors import Overloaded
-from chatapp.eventlog import PAGE, Done, Head, LeaseLost, Within
+from chatapp.eventlog import PAGE, Done, Head, LeaseLost, Within, _tail
+from chatapp.eventlog._tail import Tail
 from chatapp.events import Entry, Event, Token, dump, load
 
 logger = logging.getLogger(__name__)
@@ -103,9 +109,10 @@ FENCE = Prepared(
     select(OWNERS.c.owner).where(OWNERS.c.owner == bindparam("by")).with_for_update(read=True, key_share=True)
 )
 FENCE_SQLITE = "SELECT 1 FROM log_owners WHERE owner = ?"
+OWNED_SQLITE = "SELECT 1 FROM log_heads WHERE generation_id = ? AND owner = ? AND ended_at IS NULL"
+VERSION_SQLITE = "PRAGMA data_version"  # changes when another connection has committed
 BEGIN = Prepared(insert(HEADS))
 WRITE = Prepared(insert(BATCHES))
-WRITE_SQLITE = "INSERT INTO log_batches (generation_id, last_seq, events) VALUES (?, ?, ?)"
 END = Prepared(
     update(HEADS)
     .where(HEADS.c.generation_id == bindparam("of"), HEADS.c.owner == bindparam("by"), HEADS.c.ended_at.is_(None))
@@ -198,6 +205,9 @@ class Store:
         self._writer: gevent.Greenlet[..., None] | None = None
         self._seqs: dict[str, int] = {}  # where the logs end that this process writes, as far as it committed them
         self._forgotten: set[str] = set()  # owners that this process was
+        self._tail = Tail()
+        self._version: int | None = None
+        self._sure: set[str] = set()  # owners and logs that are what they should be as of that version
         self._quick = quick_connection(engine)
         if self._quick is not None:
             weakref.finalize(self, self._quick.close)
@@ -248,7 +258,7 @@ class Store:
         """Commit the group in one transaction; if that fails, each member on its own, so that one cannot fail another."""
         try:
             if not self._quickly(group):
-                with connected(self._engine, writes=True) as connection:
+                with self._merging([item.generation_id for item in group]) as connection:
                     # in one order everywhere, since PostgreSQL locks the heads one by one
                     for item in sorted(group, key=BY_GENERATION):
                         self._append(connection, item)
@@ -280,23 +290,65 @@ class Store:
             logger.exception("generation %s: what was stored could not be told", item.generation_id)
 
     def _quickly(self, group: list[Append]) -> bool:
-        """Commit plain appends to SQLite without SQLAlchemy; False, and nothing written, if there is anything unusual."""
-        raw, seqs = self._quick, self._seqs
+        """Commit plain appends to SQLite's tail; False, and nothing written, if there is anything unusual."""
+        raw = self._quick
         if raw is None:
             return False
         for item in group:
-            if item.within is not None or seqs.get(item.generation_id) != item.after or item.events[-1].terminal:
+            if item.within is not None or item.events[-1].terminal:
                 return False
+        batches = [_tail.Batch(item.generation_id, item.after, item.to, encode(item.events)) for item in group]
+        owner = group[0].owner
         try:
             with quick_transaction(raw):
-                for owner in {item.owner for item in group}:
-                    if raw.execute(FENCE_SQLITE, (owner,)).fetchone() is None:
-                        return False
-                raw.executemany(WRITE_SQLITE, [(item.generation_id, item.to, encode(item.events)) for item in group])
+                if not self._may_write(raw, owner, group):
+                    return False
+                change = self._tail.append(raw, owner, batches)
                 failpoints.reach("before-commit")
         except sqlite3.Error:
             return False  # the other way tells the members apart, and what is wrong
+        self._tail.note(change)
         return True
+
+    def _may_write(self, raw: sqlite3.Connection, owner: str, group: list[Append]) -> bool:
+        """Say whether all logs of *group* are *owner*'s, who has its lease, and end where their batches begin.
+
+        What was found stays true until somebody else has written, since nobody can while this transaction goes on.
+        """
+        version = raw.execute(VERSION_SQLITE).fetchone()[0]
+        if version != self._version:
+            self._version = version
+            self._sure.clear()
+        sure, seqs = self._sure, self._seqs
+        if owner not in sure:
+            if raw.execute(FENCE_SQLITE, (owner,)).fetchone() is None:
+                return False
+            sure.add(owner)
+        for item in group:
+            name = item.generation_id
+            if seqs.get(name) != item.after or item.owner != owner:
+                return False
+            if name not in sure:
+                if raw.execute(OWNED_SQLITE, (name, owner)).fetchone() is None:
+                    return False
+                sure.add(name)
+        return True
+
+    @contextmanager
+    def _merging(self, generation_ids: Collection[str] | None = None) -> Iterator[Connection]:
+        """A writing transaction before which *generation_ids*, or all logs, are merged."""
+        change = None
+        with connected(self._engine, writes=True) as connection:
+            raw = sqlite_under(connection)
+            if raw is not None:
+                names = self._tail.names() if generation_ids is None else generation_ids
+                try:
+                    change = self._tail.merge(raw, names)
+                except sqlite3.Error as error:
+                    raise of_sqlalchemy(error) from error
+            yield connection
+        if change is not None:
+            self._tail.note(change)
 
     def _append(self, connection: Connection, item: Append) -> None:
         """Write one batch. Raises LeaseLost if the fence does not let it through."""
@@ -325,20 +377,29 @@ class Store:
         raise LeaseLost(item.generation_id)
 
     def read(self, generation_id: str, after: int = 0, limit: int = PAGE) -> list[Entry]:
+        part = self._tail.part(generation_id)
+        newest = [] if part is None else decode(part.merged(), part.last_seq, after)
+        if part is not None and after >= part.after:
+            return newest[:limit]
         with glance(self._engine) as connection:
-            entries: list[Entry] = []
-            # a row holds at least one event
-            for last_seq, payload in READ.each(connection, of=generation_id, after=after, most=limit):
-                entries += decode(payload, last_seq, after)
-                if len(entries) >= limit:
-                    break
-        return entries[:limit]
+            entries = read_batches(connection, generation_id, after, limit)
+            if len(entries) >= limit or (entries and entries[-1].event.terminal):
+                return entries[:limit]
+            if generation_id not in self._seqs:
+                # what is merged now is in the batches that are looked at then
+                newest = [*read_tail(connection, generation_id), *newest]
+                entries += read_batches(connection, generation_id, last(entries, after), limit)
+        return with_newest(entries, newest, after)[:limit]
 
     def head(self, generation_id: str) -> Head | None:
         with glance(self._engine) as connection:
             found = HEAD.first(connection, of=generation_id)
+            last_seq = self._seqs.get(generation_id)
+            if found and last_seq is None and Row(*found).ended_at is None:
+                last_seq = last(read_tail(connection, generation_id), 0)
+                found = HEAD.first(connection, of=generation_id)  # it may have been merged
         row = Row(*found) if found else None
-        return Head(row.last_seq, row.ended_at is not None, row.expired, row.taken) if row else None
+        return Head(max(row.last_seq, last_seq or 0), row.ended_at is not None, row.expired, row.taken) if row else None
 
     # owners
 
@@ -353,7 +414,7 @@ class Store:
 
     def leave(self, owner: str) -> None:
         self._seqs.clear()
-        with connected(self._engine, writes=True) as connection:
+        with self._merging() as connection:
             mine = and_(HEADS.c.owner == owner, HEADS.c.ended_at.is_(None))
             connection.execute(update(HEADS).where(mine).values(owner=NOBODY))  # which is no death
             connection.execute(delete(OWNERS).where(OWNERS.c.owner == owner))
@@ -364,10 +425,11 @@ class Store:
     def forget(self, owner: str) -> None:
         self._forgotten.add(owner)
         self._seqs.clear()
+        self._tail.forget()
 
     def release(self, generation_ids: Sequence[str], *, owner: str) -> None:
         mine = and_(HEADS.c.generation_id.in_(generation_ids), HEADS.c.owner == owner)
-        with connected(self._engine, writes=True) as connection:
+        with self._merging(generation_ids) as connection:
             connection.execute(update(HEADS).where(mine).values(owner=NOBODY, taken=HEADS.c.taken + 1))
         for generation_id in generation_ids:
             self._seqs.pop(generation_id, None)
@@ -383,6 +445,9 @@ class Store:
                 return []  # the others could not renew their leases either
             check_lease(connection, owner)
             connection.execute(BURY)
+            raw = sqlite_under(connection)
+            if raw is not None:
+                _tail.merge_of_nobody(raw)
             return list(connection.scalars(TAKE, {"by": owner}))
 
     def request_stop(self, generation_id: str) -> None:
@@ -405,7 +470,21 @@ class Store:
                 connection.execute(update(HEADS).where(HEADS.c.generation_id == name).values(expired=True))
                 connection.execute(delete(BATCHES).where(BATCHES.c.generation_id == name))
             gevent.sleep(0)
+        self._sweep_tail()
         return len(names)
+
+    def _sweep_tail(self) -> None:
+        """Merge what stands in the tail for long: what owners left who are gone, and where this process is silent."""
+        if self._quick is None:
+            return
+        with glance(self._engine) as connection:
+            raw = sqlite_under(connection)
+            left = raw is not None and _tail.has_any_of_nobody(raw)
+        if left or len(self._tail):
+            with self._merging() as connection:
+                raw = sqlite_under(connection)
+                assert raw is not None
+                _tail.merge_of_nobody(raw)
 
 
 def check_lease(connection: Connection, owner: str) -> None:
@@ -425,8 +504,48 @@ def encode(events: Sequence[Event]) -> bytes:
     return orjson.dumps([[event.name, dump(event)] for event in events])
 
 
+def read_batches(
+    connection: Connection | sqlite3.Connection, generation_id: str, after: int, limit: int
+) -> list[Entry]:
+    """Return the entries past *after* that stand in batches of their own, at least *limit* if there are so many."""
+    entries: list[Entry] = []
+    # a row holds at least one event; what was merged twice is taken once
+    for last_seq, payload in READ.each(connection, of=generation_id, after=after, most=limit):
+        entries += decode(payload, last_seq, last(entries, after))
+        if len(entries) >= limit:
+            break
+    return entries
+
+
+def read_tail(connection: Connection | sqlite3.Connection, generation_id: str) -> list[Entry]:
+    """Return the entries that any process has of the log in the tail."""
+    raw = sqlite_under(connection)
+    if raw is None:
+        return []
+    found = _tail.look(raw, generation_id)
+    return [entry for last_seq, rows in found for entry in numbered(rows, last_seq, 0)]
+
+
+def with_newest(entries: list[Entry], newest: Sequence[Entry], after: int) -> list[Entry]:
+    """Return *entries* and what follows them without a gap of *newest*, which is in order too."""
+    seq = last(entries, after)
+    for entry in newest:
+        if entry.seq == seq + 1:
+            entries.append(entry)
+            seq += 1
+    return entries
+
+
+def last(entries: Sequence[Entry], after: int) -> int:
+    """Return the seq of the last of *entries*, which begin past *after*."""
+    return entries[-1].seq if entries else after
+
+
 def decode(payload: bytes, last_seq: int, after: int) -> list[Entry]:
     """Return the batch's entries past *after*; *last_seq* is its last one's."""
-    rows: list[list[Any]] = orjson.loads(payload)
+    return numbered(orjson.loads(payload), last_seq, after)
+
+
+def numbered(rows: list[list[Any]], last_seq: int, after: int) -> list[Entry]:
     first = last_seq - len(rows) + 1
     return [Entry(seq, load(name, values)) for seq, (name, values) in enumerate(rows, first) if seq > after]

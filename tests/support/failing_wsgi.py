@@ -26,7 +26,7 @@ from greenlet import greenlet  # isort: skip
 
 from chatapp import database, eventlog, failpoints  # isort: skip
 from chatapp.errors import NotFound  # isort: skip
-from chatapp.eventlog import sql  # isort: skip
+from chatapp.eventlog import _tail, sql  # isort: skip
 from chatapp.readers import Readers  # isort: skip
 from chatapp.routes import _outlet, _stream  # isort: skip
 from chatapp.runner import Runner  # isort: skip
@@ -106,7 +106,8 @@ def no_fence() -> None:
         return True
 
     sql.Store.hold = hold_anyway  # type: ignore[method-assign]
-    sql.WRITE_SQLITE = sql.WRITE_SQLITE.replace("INSERT INTO", "INSERT OR REPLACE INTO")
+    sql.OWNED_SQLITE = "SELECT ?, ?"
+    _tail.MERGE = _tail.MERGE.replace("OR IGNORE", "OR REPLACE")
 
 
 def no_commit_first() -> None:
