@@ -74,7 +74,7 @@ class Chat:
         return self
 
     def ended(self, status: str = "finished") -> Chat:
-        expect(self.turns.last).to_have_attribute("data-status", status, timeout=20_000)
+        expect(self.turns.last).to_have_attribute("data-status", status)
         expect(self.page.locator("[data-part=stop]")).to_be_hidden()
         return self
 
@@ -83,7 +83,7 @@ class Chat:
         return self
 
     def grew_to(self, start: str) -> Chat:
-        """Wait until the answer, still growing, begins with *start*."""
+        """Wait until the answer, still growing, begins with *start*. For a model that is slow until the test hurries it."""
         expect(self.text).to_have_text(re.compile("^" + re.escape(start)))
         expect(self.turns.last).to_have_attribute("data-status", "running")
         return self

@@ -14,8 +14,6 @@ from tests.browser.conftest import sign_in
 from tests.support.fake_models import FakeModels
 from tests.support.site import Client, Site
 
-LAST = 120
-SLOW = f"count-{LAST},delay=0.01"
 Me = tuple[Page, Client]
 
 
@@ -41,9 +39,10 @@ def found(page: Page) -> None:
     expect(page.locator("[data-part=connection]")).to_be_hidden()
 
 
-def test_a_502_of_a_proxy_is_waited_out(site: Site, proxied: Callable[..., Chat]) -> None:
+def test_a_502_of_a_proxy_is_waited_out(site: Site, proxied: Callable[..., Chat], fake_models: FakeModels) -> None:
+    model = fake_models.slow()
     with Proxy(site.port) as proxy:
-        chat = proxied(proxy, SLOW)
+        chat = proxied(proxy, model)
         chat.watch_growth()
         chat.ask("Count").grew_to("1 2 3")
         proxy.broken_paths = (b"/",)
@@ -54,31 +53,39 @@ def test_a_502_of_a_proxy_is_waited_out(site: Site, proxied: Callable[..., Chat]
         proxy.broken_paths = ()
         chat.page.get_by_role("button", name="Try now").click()
         found(chat.page)
-        chat.ended().says(counted(LAST))
+        fake_models.hurry(model)
+        chat.ended().says(counted(1000))
         texts = chat.growth()
         assert all(after.startswith(before) for before, after in itertools.pairwise(texts))
 
 
-def test_cuts_again_and_again_lose_and_repeat_nothing(site: Site, proxied: Callable[..., Chat]) -> None:
+def test_cuts_again_and_again_lose_and_repeat_nothing(
+    site: Site, proxied: Callable[..., Chat], fake_models: FakeModels
+) -> None:
+    model = fake_models.slow()
     with Proxy(site.port) as proxy:
-        chat = proxied(proxy, "count-100,delay=0.02")
+        chat = proxied(proxy, model)
         chat.ask("Count")
-        for number in (5, 20, 40):
+        for number in (5, 15, 25):
             chat.grew_to(counted(number))
             proxy.cut()
-        chat.ended().says(counted(100))
+        fake_models.hurry(model)
+        chat.ended().says(counted(1000))
 
 
 def test_a_restart_of_the_site_in_mid_answer_goes_unnoticed_but_for_a_pause(
-    new_site: Callable[..., Site], new_context: Callable[..., BrowserContext]
+    new_site: Callable[..., Site], new_context: Callable[..., BrowserContext], fake_models: FakeModels
 ) -> None:
-    site = new_site()
+    site, model = new_site(CHATAPP_DRAIN_SECONDS="1"), fake_models.slow()
     context = new_context()
     sign_in(context, site)
-    chat = Chat(context.new_page(), site).open(model="count-200,delay=0.02")
-    chat.ask("Count").grew_to("1 2 3")
-    site.restart()
-    chat.ended().says(counted(200))
+    chat = Chat(context.new_page(), site)
+    chat.provider = "ollama"  # whose answers can be gone on with
+    chat.open(model=model).ask("Count").grew_to("1 2 3")
+    site.stop()
+    fake_models.hurry(model)
+    site.start()
+    chat.ended().says(counted(1000))
     found(chat.page)
 
 
@@ -166,13 +173,17 @@ def test_a_sign_in_that_runs_out_is_renewed_unasked(me: Me, site: Site) -> None:
     chat.says(counted(9))
 
 
-def test_a_sign_in_that_runs_out_in_mid_answer_is_renewed_unasked(site: Site, proxied: Callable[..., Chat]) -> None:
+def test_a_sign_in_that_runs_out_in_mid_answer_is_renewed_unasked(
+    site: Site, proxied: Callable[..., Chat], fake_models: FakeModels
+) -> None:
+    model = fake_models.slow()
     with Proxy(site.port) as proxy:
-        chat = proxied(proxy, "count-100,delay=0.02")
+        chat = proxied(proxy, model)
         chat.ask("Count").grew_to("1 2 3")
         chat.page.context.clear_cookies(name="access_token_cookie")
         proxy.cut()
-        chat.ended().says(counted(100))
+        fake_models.hurry(model)
+        chat.ended().says(counted(1000))
 
 
 def test_a_sign_in_that_is_over_leads_to_the_sign_in_page(me: Me, site: Site) -> None:

@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.browser._chat import Chat, counted, posted
+from tests.support.fake_models import FakeModels
 from tests.support.site import Client, Site
 
 Me = tuple[Page, Client]
@@ -49,15 +50,16 @@ def test_a_broken_answer_goes_on_where_it_stands(me: Me, site: Site, model: str)
     chat.ended().says(counted(40))
 
 
-def test_a_stopped_answer_goes_on_from_the_keyboard(me: Me, site: Site) -> None:
+def test_a_stopped_answer_goes_on_from_the_keyboard(me: Me, site: Site, fake_models: FakeModels) -> None:
     page, _ = me
+    model, then = fake_models.slow(), fake_models.slow()
     chat = Chat(page, site)
     chat.provider = "ollama"
-    chat.open(model="count-50,delay=0.05").ask("Count").grew_to("1 2 3")
+    chat.open(model=model).ask("Count").grew_to("1 2 3")
     page.get_by_role("button", name="Stop").click()
     chat.ended("stopped")
     expect(chat.turns.last.locator("[data-part=status]")).to_have_text("Stopped")
-    chat.use(REST)
+    chat.use(then)
     page.reload()
     chat.ended("stopped")
     button = chat.turns.last.get_by_role("button", name="Continue")
@@ -65,13 +67,14 @@ def test_a_stopped_answer_goes_on_from_the_keyboard(me: Me, site: Site) -> None:
     page.keyboard.press("Enter")
     expect(chat.turns.last).to_have_attribute("data-status", "running")
     expect(chat.prompt).to_be_focused()
-    chat.ended().says(counted(40))
+    fake_models.hurry(then)
+    chat.ended().says(counted(1000))
     expect(chat.turns.last.locator("[data-part=status]")).to_be_hidden()
     expect(button).to_be_hidden()
 
 
-def test_what_goes_on_can_be_stopped_reloaded_and_gone_on_with(me: Me, site: Site) -> None:
-    chat = broken(me, site, then="count-200,delay=0.05")
+def test_what_goes_on_can_be_stopped_reloaded_and_gone_on_with(me: Me, site: Site, fake_models: FakeModels) -> None:
+    chat = broken(me, site, then=fake_models.slow())
     chat.act("Continue")
     chat.grew_to(counted(12))
     chat.watch_growth()
@@ -124,13 +127,16 @@ def test_who_is_late_sees_the_answer_go_on(me: Me, site: Site) -> None:
     chat.ended().says(counted(40))
 
 
-def test_without_streaming_it_comes_in_one_piece(me: Me, site: Site) -> None:
-    chat = broken(me, site, then="count-40,delay=0.1")
+def test_without_streaming_it_comes_in_one_piece(me: Me, site: Site, fake_models: FakeModels) -> None:
+    then = fake_models.slow()
+    chat = broken(me, site, then=then)
     chat.page.get_by_role("switch", name="Stream responses").uncheck()
     chat.act("Continue")
     expect(chat.turns.last).to_have_attribute("data-status", "running")
+    fake_models.wait_for(lambda call: True, model=then)
     chat.says(counted(9))
-    chat.ended().says(counted(40))
+    fake_models.hurry(then)
+    chat.ended().says(counted(1000))
 
 
 def test_what_has_no_text_or_is_whole_offers_a_retry_or_nothing(me: Me, site: Site) -> None:

@@ -10,16 +10,16 @@ from collections.abc import Callable
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.browser._chat import Chat, counted
-from tests.support.site import PASSWORD, Client, Site
+from tests.support.fake_models import FakeModels
+from tests.support.site import PASSWORD, Client, Site, wait_until
 
-LAST = 120
-SLOW = f"count-{LAST},delay=0.01"
 Me = tuple[Page, Client]
 
 
 def test_somebody_signs_up_asks_and_watches_the_answer_grow(
-    new_context: Callable[..., BrowserContext], site: Site
+    new_context: Callable[..., BrowserContext], site: Site, fake_models: FakeModels
 ) -> None:
+    model = fake_models.slow()
     site.new_user("First")  # with nobody there, the site would ask for its first account at once
     page = new_context().new_page()
     page.goto(f"{site.url}/c/{uuid.uuid4()}")
@@ -32,7 +32,7 @@ def test_somebody_signs_up_asks_and_watches_the_answer_grow(
     expect(page.locator("#password-error")).to_contain_text("8")
     page.get_by_label("Password").fill(PASSWORD)
     chat = Chat(page, site)
-    chat.use(SLOW)
+    chat.use(model)
     page.get_by_role("button", name="Make the account").click()
     expect(page.locator(".sidebar__user")).to_have_text("Mara")
     expect(page.get_by_role("heading", name="What would you like to know?")).to_be_visible()
@@ -41,9 +41,10 @@ def test_somebody_signs_up_asks_and_watches_the_answer_grow(
     chat.ask("Count for me").grew_to("1 2 3")
     expect(page).to_have_url(re.compile("/c/[0-9a-f-]{36}$"))
     expect(page).to_have_title(re.compile("^Count for me"))
-    chat.ended().says(counted(LAST))
+    wait_until(lambda: len(chat.growth()) > 20, what="that it comes in small pieces")
+    fake_models.hurry(model)
+    chat.ended().says(counted(1000))
     texts = chat.growth()
-    assert len(texts) > 20, "it came in a few large pieces"
     assert all(after.startswith(before) for before, after in itertools.pairwise(texts)), "text only grows"
 
 
@@ -64,27 +65,32 @@ def test_a_wrong_password_says_how_many_tries_are_left(new_context: Callable[...
     expect(page).to_have_url(re.compile("/sign-in"))
 
 
-def test_a_reload_in_mid_answer_loses_and_repeats_nothing(me: Me, site: Site) -> None:
-    chat = Chat(me[0], site).open(model=SLOW)
+def test_a_reload_in_mid_answer_loses_and_repeats_nothing(me: Me, site: Site, fake_models: FakeModels) -> None:
+    model = fake_models.slow()
+    chat = Chat(me[0], site).open(model=model)
     chat.ask("Count").grew_to("1 2 3 4 5")
     chat.page.reload()
     chat.grew_to("1 2 3")
     chat.page.reload()
-    chat.ended().says(counted(LAST))
+    fake_models.hurry(model)
+    chat.ended().says(counted(1000))
 
 
-def test_another_conversation_is_turned_to_and_back_in_mid_answer(me: Me, site: Site) -> None:
+def test_another_conversation_is_turned_to_and_back_in_mid_answer(me: Me, site: Site, fake_models: FakeModels) -> None:
+    model = fake_models.slow()
     streams: list[str] = []
     me[0].on("request", lambda request: streams.append(request.url) if request.url.endswith("/events") else None)
     me[1].ask("Something else", "openai/count-3")
-    chat = Chat(me[0], site).open(model=SLOW)
+    chat = Chat(me[0], site).open(model=model)
     chat.ask("Count").grew_to("1 2 3")
     chat.items.filter(has_text="Something else").click()
     expect(chat.page.locator("h1")).to_have_text("Something else")
     chat.says(counted(3))
     assert chat.page.locator("[data-part=stop]").is_hidden()
     chat.page.go_back()
-    chat.grew_to("1 2").ended().says(counted(LAST))
+    chat.grew_to("1 2")
+    fake_models.hurry(model)
+    chat.ended().says(counted(1000))
     assert len(streams) == 2
 
 
@@ -210,16 +216,18 @@ def test_enter_that_ends_a_composition_does_not_send(me: Me, site: Site) -> None
     expect(chat.turns).to_have_count(0)
 
 
-def test_a_question_asked_in_mid_answer_waits_for_its_end(me: Me, site: Site) -> None:
-    chat = Chat(me[0], site).open(model=SLOW)
+def test_a_question_asked_in_mid_answer_waits_for_its_end(me: Me, site: Site, fake_models: FakeModels) -> None:
+    model = fake_models.slow()
+    chat = Chat(me[0], site).open(model=model)
     chat.ask("First").grew_to("1 2")
     chat.prompt.fill("Second")
     chat.prompt.press("Enter")
     expect(chat.page.locator("[data-part=next-text]")).to_have_text("Next: Second")
     expect(chat.turns).to_have_count(1)
+    fake_models.hurry(model)
     expect(chat.turns).to_have_count(2)
     expect(chat.turns.first).to_have_attribute("data-status", "finished")
-    chat.ended().says(counted(LAST))
+    chat.ended().says(counted(1000))
     expect(chat.page.locator("[data-part=next]")).to_be_hidden()
 
 

@@ -51,29 +51,31 @@ def test_an_answer_whose_tab_was_closed_is_whole_when_it_is_opened_again(
     me: Me, site: Site, fake_models: FakeModels
 ) -> None:
     first, client = me
-    model = f"count-60,delay=0.02,test={uuid.uuid4()}"
+    model = fake_models.slow()
     chat = Chat(first, site).open(model=model).ask("Count").grew_to("1 2 3")
     expect(first).to_have_url(re.compile("/c/"))
     address = first.url
     first.close()
+    fake_models.hurry(model)
     conversation = f"/api/chat/conversations/{address.rpartition('/')[2]}"
     wait_until(lambda: not client.call("GET", conversation)["running"])
     chat = Chat(first.context.new_page(), site)
     chat.page.goto(address)
-    chat.ended().says(counted(60))
+    chat.ended().says(counted(1000))
     assert len(fake_models.log(model)) == 1
 
 
 def test_two_tabs_see_the_same_answer_grow(me: Me, site: Site, fake_models: FakeModels) -> None:
     first, _ = me
-    model = f"count-80,delay=0.03,test={uuid.uuid4()}"
+    model = fake_models.slow()
     one = Chat(first, site).open(model=model).ask("Count").grew_to("1 2 3")
     expect(first).to_have_url(re.compile("/c/"))
     other = Chat(first.context.new_page(), site)
     other.page.goto(first.url)
     other.grew_to(counted(10))
+    fake_models.hurry(model)
     for chat in (one, other):
-        chat.ended().says(counted(80))
+        chat.ended().says(counted(1000))
     assert one.text.inner_html() == other.text.inner_html()
     assert len(fake_models.log(model)) == 1
 
@@ -145,19 +147,20 @@ def frozen(browser: Browser) -> Iterator[tuple[BrowserContext, Callable[[int], N
 
 
 def test_a_tab_that_slept_for_longer_than_the_log_is_kept_is_whole_when_it_wakes(
-    browser: Browser, new_site: NewSite
+    browser: Browser, new_site: NewSite, fake_models: FakeModels
 ) -> None:
-    site = new_site(CHATAPP_STREAM_RETENTION_SECONDS="1")
+    site, model = new_site(CHATAPP_STREAM_RETENTION_SECONDS="1"), fake_models.slow()
     with Proxy(site.port) as proxy, frozen(browser) as (context, send):
         client = sign_in(context, site)
         chat = Chat(context.new_page(), site)
         chat.url = proxy.url
-        chat.open(model="count-60,delay=0.02").ask("Count").grew_to("1 2 3")
+        chat.open(model=model).ask("Count").grew_to("1 2 3")
         [conversation] = client.call("GET", "/api/chat/conversations")["conversations"]
         messages = client.call("GET", f"/api/chat/conversations/{conversation['id']}")["messages"]
         chat.watch_growth()
         send(signal.SIGSTOP)
         proxy.cut()
+        fake_models.hurry(model)
 
         def log_is_gone() -> bool:
             frames = client.follow(messages[-1]["generation_id"])
@@ -165,7 +168,7 @@ def test_a_tab_that_slept_for_longer_than_the_log_is_kept_is_whole_when_it_wakes
 
         wait_until(log_is_gone)
         send(signal.SIGCONT)
-        whole(chat, 60)
+        whole(chat, 1000)
 
 
 # What stands between
@@ -181,11 +184,12 @@ def test_a_tab_that_slept_for_longer_than_the_log_is_kept_is_whole_when_it_wakes
     ids=["503", "429", "401"],
 )
 def test_a_refusal_while_it_comes_back_is_waited_out(
-    new_context: NewContext, site: Site, answer: bytes, paths: tuple[bytes, ...]
+    new_context: NewContext, site: Site, fake_models: FakeModels, answer: bytes, paths: tuple[bytes, ...]
 ) -> None:
+    model = fake_models.slow()
     with Proxy(site.port) as proxy:
         chat, _ = signed_in(new_context, site, proxy.url)
-        chat.open(model="count-100,delay=0.02").ask("Count").grew_to("1 2 3")
+        chat.open(model=model).ask("Count").grew_to("1 2 3")
         chat.watch_growth()
         proxy.answer, proxy.broken_paths = answer, paths
         proxy.cut()
@@ -193,25 +197,29 @@ def test_a_refusal_while_it_comes_back_is_waited_out(
         expect(chat.page.locator("[data-part=connection-text]")).to_contain_text("Connection lost. Reconnecting")
         proxy.broken_paths = ()
         chat.page.evaluate("dispatchEvent(new Event('online'))")
-        whole(chat, 100)
+        fake_models.hurry(model)
+        whole(chat, 1000)
 
 
-def test_a_restart_behind_nginx_is_a_pause(new_site: NewSite, new_context: NewContext, tmp_path: Path) -> None:
-    site = new_site(CHATAPP_DRAIN_SECONDS="0.2")
+def test_a_restart_behind_nginx_is_a_pause(
+    new_site: NewSite, new_context: NewContext, fake_models: FakeModels, tmp_path: Path
+) -> None:
+    site, model = new_site(CHATAPP_DRAIN_SECONDS="0.2"), fake_models.slow()
     with Nginx(tmp_path, site.port) as nginx:
         chat, _ = signed_in(new_context, site, nginx.url)
         refused: list[int] = []
         chat.page.on("response", lambda response: refused.append(response.status) if response.status >= 500 else None)
-        chat.open(model="count-150,delay=0.03").ask("Count").grew_to("1 2 3")
+        chat.open(model=model).ask("Count").grew_to("1 2 3")
         chat.watch_growth()
         site.stop()
         connection = chat.page.locator("[data-part=connection-text]")
         expect(connection).to_contain_text("Connection lost. Reconnecting")
         seen = chat.text.inner_text()
         assert 502 in refused
+        fake_models.hurry(model)
         site.start()
-        whole(chat, 150)
-        assert len(seen) < len(counted(150))
+        whole(chat, 1000)
+        assert len(seen) < len(counted(1000))
         expect(connection).to_be_hidden()
 
 
@@ -243,17 +251,20 @@ def test_a_silent_stream_is_kept_by_heartbeats(
 
 
 def test_a_sign_in_that_runs_out_while_an_answer_is_written_is_renewed(
-    new_site: NewSite, new_context: NewContext
+    new_site: NewSite, new_context: NewContext, fake_models: FakeModels
 ) -> None:
-    site = new_site("tests.browser._short_tokens")
+    site, model = new_site("tests.browser._short_tokens"), fake_models.slow()
     with Proxy(site.port) as proxy:
-        chat, _ = signed_in(new_context, site, proxy.url)
+        chat, client = signed_in(new_context, site, proxy.url)
         renewals: list[str] = []
         chat.page.on("request", lambda request: renewals.append(request.url) if "/refresh" in request.url else None)
-        chat.open(model="count-80,delay=0.03").ask("Count").grew_to(counted(40))
+        chat.open(model=model).ask("Count").grew_to("1 2 3")
         chat.watch_growth()
+        (Path(site.environ["CHATAPP_DATA_DIR"]) / "over").touch()
+        wait_until(lambda: client.request("GET", "/api/auth/me").status_code == 401)  # with the page's own token
         proxy.cut()
-        whole(chat, 80)
+        fake_models.hurry(model)
+        whole(chat, 1000)
         assert renewals
 
 

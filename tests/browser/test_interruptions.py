@@ -8,15 +8,15 @@ import uuid
 from playwright.sync_api import Page, expect
 
 from tests.browser._chat import Chat, counted
+from tests.support.fake_models import FakeModels
 from tests.support.site import Client, Site
 
 Me = tuple[Page, Client]
-SLOW = "count-60,delay=0.05"
 
 
-def test_the_composer_works_in_a_new_conversation_without_a_reload(me: Me, site: Site) -> None:
+def test_the_composer_works_in_a_new_conversation_without_a_reload(me: Me, site: Site, fake_models: FakeModels) -> None:
     page, _ = me
-    chat = Chat(page, site).open(model=SLOW)
+    chat = Chat(page, site).open(model=fake_models.slow())
     chat.ask("A long story")
     page.get_by_role("link", name="New conversation").first.click()
     expect(page.locator("[data-part=stop]")).to_be_hidden()
@@ -24,10 +24,10 @@ def test_the_composer_works_in_a_new_conversation_without_a_reload(me: Me, site:
     expect(chat.turns).to_have_count(1)
 
 
-def test_a_question_that_waits_is_there_when_one_comes_back(me: Me, site: Site) -> None:
+def test_a_question_that_waits_is_there_when_one_comes_back(me: Me, site: Site, fake_models: FakeModels) -> None:
     page, client = me
     other, _ = client.ask("Another matter", "openai/count-3")
-    chat = Chat(page, site).open(model=SLOW)
+    chat = Chat(page, site).open(model=fake_models.slow())
     chat.ask("A long story")
     expect(page).to_have_url(re.compile("/c/"))
     address = page.url
@@ -48,15 +48,17 @@ def test_a_double_click_on_send_does_not_stop_the_answer(me: Me, site: Site) -> 
     chat.ended().says(counted(20))
 
 
-def test_a_title_being_typed_survives_the_end_of_an_answer(me: Me, site: Site) -> None:
+def test_a_title_being_typed_survives_the_end_of_an_answer(me: Me, site: Site, fake_models: FakeModels) -> None:
     page, client = me
     client.ask("An old matter", "openai/count-3")
-    chat = Chat(page, site).open(model="count-30,delay=0.05")
+    model = fake_models.slow()
+    chat = Chat(page, site).open(model=model)
     chat.ask("A story")
     expect(chat.items).to_have_count(2)  # the list is not drawn again under the pointer
     chat.item_menu("An old matter", "Rename")
     title = page.get_by_label("Title")
     title.fill("A better na")
+    fake_models.hurry(model)
     chat.ended()
     expect(title).to_be_focused()
     title.press_sequentially("me")
@@ -64,11 +66,12 @@ def test_a_title_being_typed_survives_the_end_of_an_answer(me: Me, site: Site) -
     expect(chat.items.filter(has_text="A better name")).to_have_count(1)
 
 
-def test_an_edit_being_written_survives_the_end_of_an_answer(me: Me, site: Site) -> None:
+def test_an_edit_being_written_survives_the_end_of_an_answer(me: Me, site: Site, fake_models: FakeModels) -> None:
     page, _ = me
+    model = fake_models.slow()
     chat = Chat(page, site).open(model="count-3")
     chat.ask("First").ended()
-    chat.use("count-30,delay=0.05")
+    chat.use(model)
     page.reload()
     chat.ask("Second")
     page.get_by_role("button", name="Edit").first.click()
@@ -76,6 +79,7 @@ def test_an_edit_being_written_survives_the_end_of_an_answer(me: Me, site: Site)
     field.fill("First, but better")
     field.press("Enter")
     expect(page.locator("[data-part=hint]")).to_contain_text("An answer is being written")
+    fake_models.hurry(model)
     chat.ended()
     expect(field).to_have_value("First, but better")
     expect(field).to_be_visible()

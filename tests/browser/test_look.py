@@ -10,6 +10,7 @@ from playwright.sync_api import BrowserContext, Page, Response, expect
 
 from tests.browser._chat import Chat
 from tests.browser.conftest import sign_in
+from tests.support.fake_models import FakeModels
 from tests.support.site import Client, Site
 
 MAX_REQUESTS = 14
@@ -93,12 +94,14 @@ def test_the_page_is_dark_where_that_is_wanted(me: Me, site: Site, media: dict[s
     assert (page.evaluate(lightness) < 60) is dark
 
 
-def test_nothing_moves_where_that_is_not_wanted(me: Me, site: Site) -> None:
+def test_nothing_moves_where_that_is_not_wanted(me: Me, site: Site, fake_models: FakeModels) -> None:
     page, _ = me
+    model = fake_models.slow()
     page.emulate_media(reduced_motion="reduce")
-    chat = Chat(page, site).open(model="count-100,delay=0.01")
+    chat = Chat(page, site).open(model=model)
     chat.ask("Count").grew_to("1 2")
     assert page.evaluate("document.getAnimations().length") == 0
+    fake_models.hurry(model)
     chat.ended()
 
 

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from chatapp.settings import ROOT
-from tests.support.site import Client, Site
+from tests.support.site import Client, Site, wait_until
 
 DOCUMENTS = sorted((ROOT / "tests" / "data" / "markdown").glob("*.md"))
 # What the text looks like after each letter; then the same after the last, and rendered in one go.
@@ -25,10 +25,10 @@ GROW = """async (text) => {
   new MarkdownView(whole).update(text);
   return [shown, grown.textContent, grown.innerHTML, whole.innerHTML];
 }"""
-TIME = """async (piece) => {
+TIME = """async ([piece, length]) => {
   const { MarkdownView } = await import("/static/js/markdown.js");
   const view = new MarkdownView(document.createElement("div"));
-  const text = piece.repeat(Math.ceil(20000 / piece.length));
+  const text = piece.repeat(Math.ceil(length / piece.length));
   const began = performance.now();
   for (const share of [0.25, 0.5, 0.75, 1]) view.update(text.slice(0, text.length * share), true);
   view.update(text);
@@ -78,5 +78,11 @@ def test_what_is_shown_stays_and_only_grows(page: Page, document: Path) -> None:
 
 
 def test_no_text_takes_long_to_show(page: Page) -> None:
-    slow = {piece: spent for piece in HOSTILE if (spent := page.evaluate(TIME, piece)) > 1000}
-    assert not slow
+    """A second, or what four times the text may take: 16 times as long would be its square. A busy machine tries again."""
+
+    def quick(piece: str) -> bool:
+        long: float = page.evaluate(TIME, [piece, 20_000])
+        return long < 1000 or long < 10 * page.evaluate(TIME, [piece, 5_000])
+
+    for piece in HOSTILE:
+        wait_until(lambda piece=piece: quick(piece), what=f"that {piece} is shown soon")

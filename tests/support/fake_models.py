@@ -58,7 +58,7 @@ with commas between them. `openai/count-200,delay=0.01` streams 200 numbered tok
       text=...                URL-quoted, instead of the scenario's own; one token a character
 
 An answer goes on after an assistant's message at the end of the history. What was asked is kept:
-GET /_log is a list of calls, DELETE /_log empties it.
+GET /_log is a list of calls, DELETE /_log empties it. After PUT /_hurry/MODEL that model's delays are over.
 """
 
 from __future__ import annotations
@@ -75,18 +75,20 @@ import sys
 import threading
 import time
 import urllib.request
+import uuid
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 MODELS = ("count-20", "count-200,delay=0.01", "echo", "prompt", "reasoning")
 PAGE = b"<!doctype html><title>Bad gateway</title><h1>CANARY-BODY</h1>"
 BODY_CANARY = "CANARY-BODY"  # in each error's body: what an API says about an error must reach nobody
 LINK_LOCAL = "http://169.254.169.254/latest/meta-data/"
 SCRIPTS: dict[int, bytes] = {}  # what was kept with PUT /_scripts/N
+HURRIED: set[str] = set()  # models that wait no longer between tokens: PUT /_hurry/MODEL
 REASONS = {200: "OK", 302: "Found", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
 
 
@@ -555,7 +557,7 @@ class Call:
 
     def pause(self) -> None:
         delay = self.scenario.seconds("delay")
-        if delay:
+        if delay and self.dialect.model not in HURRIED:
             self.connection.wait(delay)
 
     # instead of an answer
@@ -776,6 +778,9 @@ class Server:
         elif method == "PUT" and path.startswith("/_scripts/"):
             SCRIPTS[int(path.rpartition("/")[2])] = body
             respond(connection, 200, b"{}", "application/json")
+        elif method == "PUT" and path.startswith("/_hurry/"):
+            HURRIED.add(unquote(path.removeprefix("/_hurry/")))
+            respond(connection, 200, b"{}", "application/json")
         elif method == "DELETE" and path == "/_log":
             self.calls.clear()
             respond(connection, 200, b"{}", "application/json")
@@ -891,12 +896,24 @@ class FakeModels:
         request = urllib.request.Request(f"{self.url}/_scripts/{number}", script, method="PUT")
         urllib.request.urlopen(request, timeout=10).close()
 
+    def slow(self, number: int = 1000) -> str:
+        """Return a model, nobody else's, that counts to *number* slowly: until `hurry` the answer is not at its end.
+
+        For all that must happen while an answer runs: how long that takes on a busy machine nobody knows.
+        """
+        return f"count-{number},delay=0.05,test={uuid.uuid4()}"
+
+    def hurry(self, model: str) -> None:
+        """Let *model* send what is left of its answers at once."""
+        request = urllib.request.Request(f"{self.url}/_hurry/{quote(model)}", b"", method="PUT")
+        urllib.request.urlopen(request, timeout=30).close()
+
     def clear(self) -> None:
         """Forget the calls so far."""
         urllib.request.urlopen(urllib.request.Request(f"{self.url}/_log", method="DELETE"), timeout=10).close()
 
     def wait_for(
-        self, predicate: Callable[[dict[str, Any]], bool], timeout: float = 10.0, *, model: str | None = None
+        self, predicate: Callable[[dict[str, Any]], bool], timeout: float = 30.0, *, model: str | None = None
     ) -> dict[str, Any]:
         """Return the first call for which *predicate* holds, waiting for one. Raises TimeoutError."""
         deadline = time.monotonic() + timeout
