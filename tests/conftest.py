@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-import signal
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import gevent
 import pytest
 
 from tests.support.fake_models import FakeModels
 from tests.support.redis_server import RedisServer
 from tests.support.site import Client, Site
+
+# Their files take the longest, and a run is over when the last file is: they are begun first.
+LONG_FIRST = ("chaos", "browser", "faults", "system", "routes")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONG_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.parent.name, len(places)))
+
+
+@pytest.fixture(autouse=True)
+def _loop_that_knows_the_time() -> None:
+    """The loop's clock stands still while nothing waits in it, and `gevent.joinall` starts its timer by that clock.
+
+    After a minute of tests that ask a site a limit of a minute would be over as soon as it began.
+    """
+    gevent.get_hub().loop.update_now()
 
 
 @pytest.fixture(scope="session")
@@ -38,9 +57,9 @@ def model_environ(fake_models: FakeModels) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="session")
-def new_site(tmp_path_factory: pytest.TempPathFactory, model_environ: dict[str, str]) -> Iterator[Callable[..., Site]]:
-    """Make sites, started, with settings of their own; they are stopped at the end."""
+@contextmanager
+def making(tmp_path_factory: pytest.TempPathFactory, model_environ: dict[str, str]) -> Iterator[Callable[..., Site]]:
+    """Make sites, started, with settings of their own; they are killed at the end, since nobody waits for what they did."""
     made: list[Site] = []
 
     def make(application: str = "wsgi", **environ: str) -> Site:
@@ -50,9 +69,18 @@ def new_site(tmp_path_factory: pytest.TempPathFactory, model_environ: dict[str, 
         site.start()
         return site
 
-    yield make
-    for site in made:
-        site.stop(signal.SIGINT)  # at once: nobody waits for what they were doing
+    try:
+        yield make
+    finally:
+        for site in made:
+            site.kill()
+
+
+@pytest.fixture(scope="module")
+def new_site(tmp_path_factory: pytest.TempPathFactory, model_environ: dict[str, str]) -> Iterator[Callable[..., Site]]:
+    """Make sites, started, with settings of their own; they end with the module."""
+    with making(tmp_path_factory, model_environ) as make:
+        yield make
 
 
 @pytest.fixture(scope="session")
@@ -108,21 +136,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def sites() -> dict[str, Site]:
-    """The shared sites, by set-up, as far as they were asked for."""
-    return {}
+def shared_site(
+    tmp_path_factory: pytest.TempPathFactory, model_environ: dict[str, str]
+) -> Iterator[Callable[[str, pytest.FixtureRequest], Site]]:
+    """Return the one site of a set-up, started when it is first asked for."""
+    found: dict[str, Site] = {}
+    with making(tmp_path_factory, model_environ) as make:
+
+        def shared(setup: str, request: pytest.FixtureRequest) -> Site:
+            if setup not in found:
+                found[setup] = make(**SETUPS[setup](request))
+            return found[setup]
+
+        yield shared
 
 
 @pytest.fixture(scope="session")
-def site(request: pytest.FixtureRequest, new_site: Callable[..., Site], sites: dict[str, Site]) -> Site:
+def site(request: pytest.FixtureRequest, shared_site: Callable[[str, pytest.FixtureRequest], Site]) -> Site:
     """A site with open registration; shared, so tests make users of their own and never stop it.
 
     One worker on SQLite; in a module with EVERY_SETUP = True each of SETUPS in turn.
     """
-    setup = getattr(request, "param", next(iter(SETUPS)))
-    if setup not in sites:
-        sites[setup] = new_site(**SETUPS[setup](request))
-    return sites[setup]
+    return shared_site(getattr(request, "param", next(iter(SETUPS))), request)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,7 +35,7 @@ def failing_site(tmp_path_factory: pytest.TempPathFactory, model: Model) -> Iter
 
     yield make
     for site in made:
-        site.stop(signal.SIGINT)
+        site.kill()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,4 +21,4 @@ def build(new_site: Callable[..., Site]) -> Iterator[Callable[..., Site]]:
 
     yield make
     for site in made:
-        site.stop(signal.SIGINT)
+        site.kill()

@@ -20,7 +20,7 @@ from chatapp import sse
 from chatapp.database import migrate
 from chatapp.settings import ROOT, Settings
 
-START_SECONDS = 30
+START_SECONDS = 60
 PASSWORD = "correct horse battery"
 
 
@@ -31,7 +31,7 @@ def free_port() -> int:
     return port
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 20, what: str = "the condition") -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 45, what: str = "the condition") -> Any:
     """Return the first true value of *condition*. Raises AssertionError after *seconds*."""
     deadline = time.monotonic() + seconds
     while True:
@@ -102,7 +102,7 @@ class Site:
         family = self.family()
         self.process.send_signal(how)
         try:
-            self.process.wait(15)
+            self.process.wait(30)
         finally:
             for process in family:
                 try:
@@ -113,6 +113,8 @@ class Site:
 
     def kill(self) -> None:
         """End master and workers as a power cut would."""
+        if self.process is None:
+            return
         for process in reversed(self.family()):
             process.kill()
         self.stop(signal.SIGKILL)
