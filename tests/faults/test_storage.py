@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sqlite3
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ import pytest
 import requests
 
 from chatapp import sse
+from chatapp.database import LOCK_SECONDS as PATIENCE_SECONDS
 from chatapp.settings import ROOT
 from tests.faults._streams import Watched, text_of, whole_text
 from tests.support.fake_models import FakeModels
@@ -72,16 +74,21 @@ def lockable(build: Callable[..., Site], name: str = "") -> Site:
 
 
 def test_a_lock_of_three_seconds_delays_what_must_be_written_and_nothing_else(build: Callable[..., Site]) -> None:
-    unrelated, locked, text = gaps_under_a_lock(lockable(build), LOCK_SECONDS)
-    assert locked > LOCK_SECONDS - 1
-    assert unrelated < LOCK_SECONDS / 4
-    assert text == whole_text(100)
+    site, quietest = lockable(build), LOCK_SECONDS
+    for _ in range(3):  # a machine that is busy with other things is not so at each try
+        unrelated, locked, text = gaps_under_a_lock(site, LOCK_SECONDS)
+        assert locked > LOCK_SECONDS - 1
+        assert text == whole_text(100)
+        quietest = min(quietest, unrelated)
+        if quietest < LOCK_SECONDS / 2:
+            break
+    assert quietest < LOCK_SECONDS / 2
 
 
 def test_the_control_sqlites_own_waiting_delays_everybody(build: Callable[..., Site]) -> None:
     site = lockable(build, "blocking")
-    unrelated, _, text = gaps_under_a_lock(site, LOCK_SECONDS / 3)
-    assert unrelated > LOCK_SECONDS / 4
+    unrelated, _, text = gaps_under_a_lock(site, LOCK_SECONDS * 2 / 3)
+    assert unrelated > LOCK_SECONDS / 2
     assert text == whole_text(100)
 
 
@@ -92,7 +99,7 @@ def test_an_answer_is_read_again_while_the_database_is_locked(site: Site) -> Non
         began = time.monotonic()
         assert list(ada.follow(started["generationId"])) == frames
         assert ada.answer(started)["content"] == "one two three"
-        assert time.monotonic() - began < LOCK_SECONDS
+        assert time.monotonic() - began < PATIENCE_SECONDS  # as what must be written waits
 
 
 # Away
@@ -139,7 +146,7 @@ def postgres() -> Iterator[Postgres]:
 
 def resumed(client: Client, started: dict[str, Any], seen: list[sse.Frame]) -> list[sse.Frame]:
     """Return all frames of an answer, coming back as a page does for as long as the site says that it is not the end."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if seen and seen[-1].event in ("done", "fail"):
             return seen
@@ -156,38 +163,39 @@ def resumed(client: Client, started: dict[str, Any], seen: list[sse.Frame]) -> l
 
 
 def test_postgresql_dies_in_mid_answer_and_the_answer_goes_on_when_it_is_back(
-    build: Callable[..., Site], postgres: Postgres, fake_models: FakeModels
+    postgres: Postgres, build: Callable[..., Site], fake_models: FakeModels
 ) -> None:
-    """Beside it the control: a site whose answers do not wait loses the rest of its answer in the same time."""
+    """Beside it the control: a site whose answers do not wait leaves its model in the same time, and never asks it again."""
     site = build(CHATAPP_DATABASE_URL=postgres.database())
     hasty = build("hasty", CHATAPP_DATABASE_URL=postgres.database())
-    model = f"count-400,delay=0.01,test={uuid.uuid4()}"
+    model, others = fake_models.slow(), fake_models.slow()
     ada, bob = site.new_user(), hasty.new_user()
-    started, lost = ada.start("x", f"openai/{model}"), bob.start("x", "openai/count-400,delay=0.01")
+    started, lost = ada.start("x", f"openai/{model}"), bob.start("x", f"openai/{others}")
     watched = Watched(ada, events(started))
     wait_until(lambda: len(watched.frames) > 20)
     postgres.cut_down()
-    refused = []
-    down = time.monotonic()
-    while time.monotonic() < down + 3:
+    refused: list[tuple[requests.Response, float]] = []
+    while len(refused) < 8 or not fake_models.log(others)[0]["disconnected"]:
         began = time.monotonic()
         for method, path, body in (
             ("GET", "/api/chat/conversations", None),
             ("POST", "/api/chat/start", {"prompt": "x"}),
         ):
             refused.append((ada.request(method, path, body), time.monotonic() - began))
-        time.sleep(0.5)
+        time.sleep(0.1)
+    fake_models.hurry(model)
     postgres.start()
-    wait_until(lambda: watched.ended, 30, f"the end of the answer or of its stream (see {site.log_file})")
+    wait_until(lambda: watched.ended, what=f"the end of the answer or of its stream (see {site.log_file})")
     frames = resumed(ada, started, [frame for frame in watched.frames if frame.id is not None])
-    assert text_of(frames) == whole_text(400) == ada.answer(started)["content"]
+    assert text_of(frames) == whole_text(1000) == ada.answer(started)["content"]
     assert [frame.id for frame in frames] == [str(n) for n in range(1, len(frames) + 1)]
     assert (frames[-1].event, ada.answer(started)["status"]) == ("done", "finished")
     assert len(fake_models.log(model)) == 1
     assert {response.status_code for response, _ in refused} == {503}
     assert all("database" in response.json()["error"]["message"] for response, _ in refused)
-    assert max(seconds for _, seconds in refused) < 3
-    assert text_of(resumed(bob, lost, [])) != whole_text(400)
+    assert statistics.median(seconds for _, seconds in refused) < 3  # or a pool's ten
+    assert len(fake_models.log(others)) == 1
+    assert bob.answer(lost)["content"] != whole_text(1000)
 
 
 # Full
