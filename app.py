@@ -22,6 +22,7 @@ from chatapp.errors import AppError, Overloaded
 from chatapp.eventlog import EventLog
 from chatapp.eventlog.sql import Store
 from chatapp.pace import Pace
+from chatapp.passing import Passing
 from chatapp.readers import Readers
 from chatapp.routes import _json, _stream
 from chatapp.runners import Runners
@@ -82,6 +83,7 @@ def assemble(app: Flask, settings: Settings) -> Site:
         cache,
         configured,
         runners,
+        Passing(configured, settings),
         Readers(engine, bell, settings),
         connections,
         Pace(lambda: log.appended),

@@ -19,6 +19,7 @@ import gevent
 from gevent import Greenlet
 from sqlalchemy import Engine
 
+from chatapp import metrics
 from chatapp.bells import Bell
 from chatapp.database import session_of
 from chatapp.errors import Overloaded, RateLimited
@@ -32,6 +33,7 @@ STEP_SECONDS = 0.25
 TELL_SECONDS = 2.0  # how often the counts are told although they did not change
 FORGET_SECONDS = 3 * TELL_SECONDS  # another process that said nothing for this long is gone
 AT_ONCE = 500  # readers asked for in one query
+LEFT = "left"  # by the reader
 
 
 @dataclass(eq=False)
@@ -40,10 +42,12 @@ class Reader:
 
     user_id: str
     sign_in_id: str | None  # None where nobody signs in
-    generation_id: str | None  # None where it is no answer that is read
+    generation_id: str | None  # None where it is nothing that is stored
     wake: Callable[[], None]
     asked_at: float
     allowed: bool = True
+    ended: str = LEFT  # why, for the metrics
+    counted: bool = True
 
 
 class Readers:
@@ -62,8 +66,11 @@ class Readers:
         self._greenlet: Greenlet[..., None] | None = None
         bell.on("readers", self._hear)
 
-    def join(self, user_id: str, sign_in_id: str | None, generation_id: str, wake: Callable[[], None]) -> Reader:
-        """Let one more in. Raises RateLimited for one too many of this user, Overloaded for one too many in all."""
+    def join(self, user_id: str, sign_in_id: str | None, generation_id: str | None, wake: Callable[[], None]) -> Reader:
+        """Let one more in; *generation_id* is None for an answer that is stored nowhere.
+
+        Raises RateLimited for one too many of this user, Overloaded for one too many in all.
+        """
         if self.count(user_id) >= self._settings.streams_per_user:
             raise RateLimited(
                 f"You follow {self._settings.streams_per_user} answers at once already. Close a tab or wait for one to end.",
@@ -73,11 +80,12 @@ class Readers:
             raise Overloaded("Too many answers are being read at once. Try again in a moment.", retry_after=5)
         self._mine[user_id] += 1
         self._changed = True
+        metrics.stream_opened()
         return self._add(Reader(user_id, sign_in_id, generation_id, wake, time.monotonic()))
 
     def watch(self, user_id: str, sign_in_id: str | None, wake: Callable[[], None]) -> Reader:
         """Ask from now on whether this sign-in is still good, for a stream that is no answer's and counts nowhere here."""
-        return self._add(Reader(user_id, sign_in_id, None, wake, time.monotonic()))
+        return self._add(Reader(user_id, sign_in_id, None, wake, time.monotonic(), counted=False))
 
     def _add(self, reader: Reader) -> Reader:
         self._readers[reader] = None
@@ -89,8 +97,9 @@ class Readers:
         """Let *reader* go; a second time does nothing."""
         if reader in self._readers:
             del self._readers[reader]
-            if reader.generation_id is None:
+            if not reader.counted:
                 return
+            metrics.stream_closed(reader.ended)
             self._mine[reader.user_id] -= 1
             if not self._mine[reader.user_id]:
                 del self._mine[reader.user_id]

@@ -13,11 +13,12 @@ from chatapp.settings import ROOT
 
 LAYERS = [  # from the bottom to the top; a part may import what stands on a line above its own
     "errors registry events sse failpoints pace __version__",
-    "settings schemas",
+    "settings schemas metrics",
     "database answer bells",
     "models eventlog caches providers dialects formats search commands",
     "runner",
     "runners readers connections responses",
+    "passing",
     "services",
     "auth local_model",
     "routes cli migrations",
@@ -26,8 +27,8 @@ RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts.split(
 
 NOUNS = {"models", "schemas", "services"}  # a generation has a conversation; but nouns refer in one direction only
 NO_REQUEST = (
-    "errors services runner runners readers connections models eventlog bells caches providers dialects formats search "
-    "commands answer events"
+    "errors services runner runners passing readers connections models eventlog bells caches providers dialects formats "
+    "search commands answer events"
 )
 PURE = "answer dialects events sse._frames"  # of sse the bytes; its streams wait, and its responses know a socket
 INPUT_AND_OUTPUT = (

@@ -64,6 +64,10 @@ class Store:
             log.ended_at = time.monotonic()
         return entries
 
+    def drop(self, generation_id: str) -> None:
+        """Forget the log; whoever still appends to it loses it."""
+        self._logs.pop(generation_id, None)
+
     def writes(self, generation_id: str) -> bool:
         return generation_id in self._logs
 

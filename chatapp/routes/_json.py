@@ -67,10 +67,15 @@ class Parser(FlaskParser):
     def handle_error(self, error: marshmallow.ValidationError, req: Any, schema: Any, **kwargs: Any) -> NoReturn:
         fields: dict[str, Any] = {}
         for problems in error.normalized_messages().values():
-            fields.update(problems if isinstance(problems, dict) else {"body": problems})
+            fields.update(named(problems) if isinstance(problems, dict) else {"body": problems})
         if fields.pop("_schema", None):  # marshmallow's name for the whole
             fields["body"] = ["It must be a JSON object."]
         raise ValidationFailed(fields=fields) from error
+
+
+def named(problems: dict[Any, Any]) -> dict[str, Any]:
+    """Return *problems* with the places in lists as text, which JSON asks for."""
+    return {str(name): named(one) if isinstance(one, dict) else one for name, one in problems.items()}
 
 
 class Blueprint(flask_smorest.Blueprint):

@@ -41,6 +41,7 @@ RETRY_MS = 3000
 HEARTBEATS = {"comment": sse.comment(), "event": sse.Frame("{}", event="heartbeat").encode()}
 SOON_MS = (200, 700)  # when to come back to a site that is being restarted: not all at once
 TICK_SECONDS = 1.0  # how often a stream without an outlet looks whether it may go on
+RESTARTED = "The site is being restarted. Ask again in a moment."
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}  # nginx buffers unless told not to
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -88,6 +89,10 @@ class Stream:
     outlet: Outlet | None = None
     reader: Reader = field(init=False)
 
+    @property
+    def log(self) -> EventLog:
+        return self.site.log
+
     def join(self, user_id: str, sign_in_id: str | None) -> None:
         """Be counted as one who reads. Raises RateLimited, Overloaded."""
         self.reader = self.site.readers.join(user_id, sign_in_id, self.generation_id, self.wake)
@@ -108,6 +113,7 @@ class Stream:
         except LogGone:
             yield self._failure(NotFound("This conversation was deleted."))
         except LogTroubled as trouble:
+            self.reader.ended = trouble.event.code
             yield failed(self.dialect, trouble.event)
         except (LogExpired, DBAPIError, Overloaded):
             logger.exception("generation %s: a reader has to come again", self.generation_id)
@@ -131,7 +137,7 @@ class Stream:
         tap = None if self.cursor.part else self.outlet  # who reads from the middle of an event gets bytes of its own
         pause = min(heartbeat, TICK_SECONDS) if tap is None else heartbeat
         said_at = time.monotonic()
-        for batch in self.site.log.follow(self.generation_id, self.cursor.after, heartbeat_seconds=pause, tap=tap):
+        for batch in self.log.follow(self.generation_id, self.cursor.after, heartbeat_seconds=pause, tap=tap):
             if self.outlet is not None:
                 if self.outlet.gone:
                     return
@@ -140,7 +146,8 @@ class Stream:
                 yield self._failure(Unauthorized("You may not read this any longer."))
                 return
             if self.site.readers.closing and not batch:
-                yield come_back_soon()
+                self.reader.ended = "restart"
+                yield self.sent_away()
                 return
             data = wire(self.dialect, batch, context=self.context, cursor=self.cursor, prefix=self.prefix)
             now = time.monotonic()
@@ -149,9 +156,37 @@ class Stream:
             if data:
                 said_at = now
                 yield data
+        self.reader.ended = "answered"
+
+    def sent_away(self) -> bytes:
+        """Return what a reader is told whom this process cannot serve any longer."""
+        return come_back_soon()
 
     def _failure(self, error: AppError) -> bytes:
+        self.reader.ended = error.code
         return failure(self.dialect, error)
+
+
+class PassingStream(Stream):
+    """One reader's view of an answer that is stored nowhere, which ends with its last reader."""
+
+    left = False
+
+    @property
+    def log(self) -> EventLog:
+        return self.site.passing.log
+
+    def join(self, user_id: str, sign_in_id: str | None) -> None:
+        self.reader = self.site.readers.join(user_id, sign_in_id, None, self.wake)
+
+    def close(self) -> None:
+        super().close()
+        if not self.left:
+            self.left = True
+            self.site.passing.leave(self.generation_id)
+
+    def sent_away(self) -> bytes:
+        return self._failure(Overloaded(RESTARTED))  # nobody can go on with it
 
 
 def come_back_soon() -> bytes:
@@ -198,6 +233,34 @@ def follow(
         if parts.readers.closing:  # since the first look
             stream.close()
             return respond(iter([come_back_soon()]))
+        return respond_live(stream)
+    except BaseException:
+        stream.close()
+        raise
+
+
+def follow_passing(generation: Generation, dialect: str) -> Response:
+    """Return the stream of an answer that is stored nowhere, of which the caller is a reader, from the cursor on."""
+    parts = site()
+    cursor = given_cursor(generation, named_by_url=False)
+    head = parts.passing.log.head(generation.id)
+    if cursor is None or head is None or cursor.seq > head.last_seq:
+        cursor = START
+    stream = PassingStream(
+        parts,
+        generation.id,
+        DIALECTS[dialect],
+        Context(generation.message_id, None, generation.model),
+        cursor,
+        f"{generation.id.replace('-', '')}-",
+    )
+    try:
+        stream.join(generation.user_id, auth.sign_in_id())
+    except BaseException:
+        parts.passing.leave(generation.id)
+        raise
+    try:
+        db.session.remove()  # a stream holds no connection
         return respond_live(stream)
     except BaseException:
         stream.close()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -17,6 +18,7 @@ from chatapp.caches import Cache
 from chatapp.connections import Connections
 from chatapp.eventlog import EventLog
 from chatapp.pace import Pace
+from chatapp.passing import Passing
 from chatapp.providers import Model, Provider
 from chatapp.readers import Readers
 from chatapp.runners import Runners
@@ -34,6 +36,7 @@ class Site:
     cache: Cache
     providers: Mapping[str, Provider]
     runners: Runners
+    passing: Passing
     readers: Readers
     connections: Connections
     pace: Pace
@@ -46,8 +49,11 @@ class Site:
 
     def close(self, seconds: float) -> None:
         """Begin nothing more, let what runs end within *seconds* or go on elsewhere, and let the readers go."""
+        until = time.monotonic() + seconds
+        self.passing.draining = True
         try:
             self.runners.drain(seconds)
+            self.passing.drain(until - time.monotonic())
         finally:
             self.readers.close()
             self.connections.close()

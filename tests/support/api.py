@@ -68,6 +68,13 @@ CHAT = {
     "requestId": "key-{nonce}",
     "projectId": None,
 }
+HISTORY = {
+    "messages": [{"id": "said-1", "role": "user", "content": "hello", "timestamp": "2024-01-01T00:00:00Z"}],
+    "model": "openai/echo",
+    "chatId": "history-{nonce}",
+    "systemPrompt": "Be brief.",
+    "requestId": "key-{nonce}",
+}
 AGAIN = {"modelId": "openai/echo", "requestId": "key-{nonce}"}
 PAGE = {"page": "1", "page_size": "10"}
 
@@ -106,13 +113,14 @@ EXAMPLES = {
     "POST /ai/chat": Example(200, CHAT),
     "POST /api/ai/chat": Example(200, CHAT),
     "POST /api/v1/ai/chat": Example(200, CHAT),
+    "POST /api/stream": Example(200, HISTORY),
     "GET /api/models": Example(200),
 }
 # of the addresses of one view the longest: the others lead to the same schemas
 DISTINCT = {re.sub(r" (/api)?(/v1)?", " ", route): route for route in sorted(EXAMPLES, key=len)}.values()
 WITH_BODY = [route for route in DISTINCT if EXAMPLES[route].body is not None]
 WITH_QUERY = [route for route in DISTINCT if EXAMPLES[route].query]
-STREAMS = [route for route in EXAMPLES if route.endswith(("/stream", "/events"))]
+STREAMS = [route for route in EXAMPLES if route.startswith("GET ") and route.endswith(("/stream", "/events"))]
 
 
 @cache
