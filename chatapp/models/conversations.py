@@ -122,15 +122,6 @@ def message_of(session: Session, message_id: str, user_id: str) -> Message | Non
     )
 
 
-def add_message(session: Session, conversation: Conversation, message: Message) -> Message:
-    """Store *message* as the newest of *conversation*, which then shows its branch."""
-    add_messages(session, conversation, [message])
-    return message
-
-
-def add_messages(session: Session, conversation: Conversation, messages: Sequence[Message], **values: Any) -> None:
-    """Store *messages* as the newest of *conversation*, which then shows their branch, and has *values* too."""
-    exclusively(session, f"conversation {conversation.id}")  # two at once would take the same position
 def questions_named(session: Session, conversation_id: str, names: Sequence[str]) -> dict[str, Message]:
     """Return the questions of the conversation that a client calls by one of *names*, or by their id, by that name."""
     rows = session.scalars(
@@ -144,6 +135,15 @@ def questions_named(session: Session, conversation_id: str, names: Sequence[str]
     return {**{row.id: row for row in found}, **{row.key: row for row in found if row.key is not None}}
 
 
+def add_message(session: Session, conversation: Conversation, message: Message) -> Message:
+    """Store *message* as the newest of *conversation*, which then shows its branch."""
+    add_messages(session, conversation, [message])
+    return message
+
+
+def add_messages(session: Session, conversation: Conversation, messages: Sequence[Message], **values: Any) -> None:
+    """Store *messages* as the newest of *conversation*, which then shows their branch, and has *values* too."""
+    exclusively(session, f"conversation {conversation.id}")  # two at once would take the same position
     last = LAST_POSITION.rows(session.connection(), of=conversation.id)[0][0]
     for position, message in enumerate(messages, (last or 0) + 1):
         message.conversation_id, message.position = conversation.id, position
