@@ -28,7 +28,8 @@ from chatapp.errors import (
     UriTooLong,
     ValidationFailed,
 )
-from chatapp.schemas import Error, Text, Time
+from chatapp.routes import _openapi
+from chatapp.schemas import Error, Text, TextOrObject, Time
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -118,10 +119,18 @@ class Api(flask_smorest.Api):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.register_field(Text, "string", None)
+        self.register_field(TextOrObject, None, None)  # it tells of its two types itself
         self.register_field(Time, "string", "date-time")
         for name, scheme in SIGN_IN.items():
             self.spec.components.security_scheme(name, scheme)
         self.spec.options["security"] = [{name: []} for name in SIGN_IN]
+
+    def document(self) -> dict[str, Any]:
+        """Return the whole OpenAPI document."""
+        return _openapi.completed(self.spec.to_dict(), flask.current_app)
+
+    def _openapi_json(self) -> Response:
+        return jsonify(self.document())
 
     def _register_error_handlers(self) -> None:
         pass  # `app.py` has one handler for all errors
