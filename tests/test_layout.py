@@ -15,7 +15,7 @@ LAYERS = [  # from the bottom to the top; a part may import what stands on a lin
     "errors registry events sse failpoints pace __version__",
     "settings schemas metrics",
     "database answer bells",
-    "models eventlog caches providers dialects formats search commands",
+    "models eventlog caches providers dialects formats search commands exports",
     "runner",
     "runners readers connections responses",
     "passing",
