@@ -93,6 +93,8 @@ class Decoder:
         if len(payload) < len(DONE) + 8 and payload.strip() in (DONE, DONE.encode()):
             return [*([self._usage] if self._usage else []), End(self._finish_reason)]
         chunk = _stream.parsed(payload)
+        if content := only_content(chunk):  # nearly all
+            return (Token(content),)
         if chunk.get("error") or chunk.get("object") == "error":
             raise _failures.from_stream(self._api, chunk, model=self._model)
         counted = chunk.get("usage")
@@ -122,6 +124,27 @@ class Decoder:
         if reason:
             self._finish_reason = "length" if reason == "length" else "stop"
         return pieces
+
+
+def only_content(chunk: dict[str, Any]) -> str | None:
+    """Return the text of a chunk that says nothing else, as nearly all do; None for any other."""
+    try:
+        choice = chunk["choices"][0]
+        delta = choice["delta"]
+        content = delta["content"]
+    except (KeyError, IndexError, TypeError):
+        return None
+    if (
+        type(content) is not str
+        or choice.get("finish_reason")
+        or chunk.get("usage")
+        or chunk.get("error")
+        or chunk.get("object") == "error"
+        or delta.get("reasoning_content")
+        or delta.get("reasoning")
+    ):
+        return None
+    return content
 
 
 def then(pieces: Iterable[Piece], error: ProviderError) -> Iterator[Piece]:

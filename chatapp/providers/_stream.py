@@ -132,7 +132,10 @@ class Reader:
                         self.ended = True
                         return [*pieces, piece]
                     if type(piece) is not Usage:
-                        self._count(piece.content)  # type: ignore[union-attr]
+                        content: str = piece.content  # type: ignore[union-attr]
+                        self._left -= len(content) if content.isascii() else len(content.encode())
+                        if self._left < 0:
+                            raise self._too_large()
                     pieces.append(piece)
         except ProviderError as failure:
             self.failure = failure
@@ -149,11 +152,6 @@ class Reader:
         if self.unreadable:
             self.failure = None  # it broke off inside a payload
         return pieces
-
-    def _count(self, content: str) -> None:
-        self._left -= len(content) if content.isascii() else len(content.encode())
-        if self._left < 0:
-            raise self._too_large()
 
     def _too_large(self) -> AnswerTooLarge:
         return AnswerTooLarge(f"{self._api.title} sent more than this site takes for one answer.", retryable=False)
