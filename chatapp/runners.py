@@ -35,7 +35,10 @@ logger = logging.getLogger(__name__)
 Ended = Callable[[Job, Event], None]
 
 MAX_TURNS = 200
-SWEEP_SECONDS = 60.0
+SWEPT_AT_ONCE = 50
+SWEEP_SECONDS = 60.0  # between two sweepings of logs
+SESSION_SWEEP_SECONDS = 300.0  # and of all else
+SESSION_KEPT = timedelta(days=1)  # after its end: until then a client is told that it expired, later that there is none
 LEAVING_SECONDS = 1.0  # for runners that were told to leave
 IDLE_SECONDS = 30.0  # without an answer, after which the lease is given back
 RESTART_SECONDS = 2  # when to come again
@@ -237,22 +240,40 @@ class Runners:
         self.owner, self._entered_at = str(uuid.uuid4()), None
 
     def _sweep_for_ever(self) -> None:
-        swept_at = -SWEEP_SECONDS
+        logs_at = sessions_at = -SESSION_SWEEP_SECONDS
         while True:
             try:
                 checkpoint(self._engine)
-                if time.monotonic() > swept_at + min(SWEEP_SECONDS, self._settings.stream_retention_seconds):
-                    swept_at = time.monotonic()
+                now = time.monotonic()
+                if now > logs_at + min(SWEEP_SECONDS, self._settings.stream_retention_seconds):
+                    logs_at = now
+                    self._log.store.sweep(self._settings.stream_retention_seconds)
+                if now > sessions_at + min(SESSION_SWEEP_SECONDS, self._settings.session_seconds):
+                    sessions_at = now
                     self.sweep()
             except Exception:
                 logger.exception("the sweeping failed; trying again")
             gevent.sleep(1)
 
-    def sweep(self) -> None:
-        """Delete what nobody can ask for any longer: entries of logs that ended long ago, sign-ins that are over."""
-        self._log.store.sweep(self._settings.stream_retention_seconds)
+    def sweep(self) -> dict[str, int]:
+        """Delete what nobody can ask for any longer, and return how much of what; any process may, and two at once.
+
+        That is entries of logs that ended long ago, sessions that expired long ago, with their logs, and sign-ins that are
+        over. Answers stay: their messages hold all.
+        """
+        retention = timedelta(seconds=self._settings.stream_retention_seconds)
+        counts = {"logs": self._log.store.sweep(retention.total_seconds()), "sessions": 0}
+        over = utcnow() - max(SESSION_KEPT, retention)
+        while True:  # a transaction for a few: many at once would keep the loop and the lock
+            with session_of(self._engine, writes=True) as session:
+                deleted = generations.sweep(session, over_since=over, at_most=SWEPT_AT_ONCE)
+            counts["sessions"] += deleted
+            if deleted < SWEPT_AT_ONCE:
+                break
+            gevent.sleep(0)
         with session_of(self._engine, writes=True) as session:
-            accounts.sweep(session, before=utcnow() - timedelta(days=1))
+            counts["sign-ins"] = accounts.sweep(session, before=utcnow() - timedelta(days=1))
+        return counts
 
 
 def load_job(engine: Engine, generation_id: str) -> Job:

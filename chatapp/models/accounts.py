@@ -153,10 +153,12 @@ def forgive(session: Session, key: str) -> None:
     session.execute(delete(Attempts).where(Attempts.key == key))
 
 
-def sweep(session: Session, *, before: datetime) -> None:
-    """Delete sign-ins and attempts that have meant nothing since *before*."""
-    session.execute(delete(SignIn).where(SignIn.expires_at < before))
+def sweep(session: Session, *, before: datetime) -> int:
+    """Delete sign-ins and attempts that have meant nothing since *before*; return how many sign-ins."""
     session.execute(delete(Attempts).where(Attempts.last_at < before))
+    old = list(session.scalars(select(SignIn.id).where(SignIn.expires_at < before)))
+    session.execute(delete(SignIn).where(SignIn.id.in_(old)))
+    return len(old)
 
 
 def invite_by_hash(session: Session, token_hash: str) -> Invite | None:

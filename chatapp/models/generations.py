@@ -14,6 +14,7 @@ from sqlalchemy import (
     String,
     UniqueConstraint,
     bindparam,
+    delete,
     select,
     update,
 )
@@ -109,6 +110,18 @@ def of_message(session: Session, message_id: str) -> Generation | None:
     """Return the newest generation of the answer *message_id*."""
     newest = (Generation.created_at.desc(), Generation.id)
     return session.scalar(select(Generation).where(Generation.message_id == message_id).order_by(*newest).limit(1))
+
+
+def sweep(session: Session, *, over_since: datetime, at_most: int) -> int:
+    """Delete generations that ended, and whose session expired, before *over_since*; return how many.
+
+    Their logs go with them, their messages stay.
+    """
+    old = select(Generation.id).where(Generation.ended_at < over_since, Generation.expires_at < over_since)
+    found = list(session.scalars(old.limit(at_most)))
+    if found:
+        session.execute(delete(Generation).where(Generation.id.in_(found)))
+    return len(found)
 
 
 def open_once_more(session: Session, generation_id: str, *, at_most: int) -> bool:

@@ -210,9 +210,7 @@ def follow(
     parts, speaker = site(), DIALECTS[dialect]
     if parts.readers.closing:
         return respond(iter([come_back_soon()]))
-    head = parts.log.head(generation.id)
-    if head is None:
-        raise NotFound
+    head = parts.log.head(generation.id) or swept(generation)
     prefix = "" if named_by_url else f"{generation.id.replace('-', '')}-"
     context = Context(generation.message_id, generation.conversation_id, generation.model, reference)
     cursor = given_cursor(generation, named_by_url=named_by_url)
@@ -310,6 +308,14 @@ def told(message: Message) -> list[Event]:
         return [*events, Failed(**(message.error or {"code": message.status, "message": "", "retryable": True}))]
     shown = MessageSchema().dump(message)
     return [*events, Finished(shown, message.finish_reason or "stop", message.details or {})]
+
+
+def swept(generation: Generation) -> Head:
+    """Return the head that a log has in place of one that was deleted long ago with its session.
+
+    Raises NotFound where the answer was deleted as well.
+    """
+    return Head(len(told(stored(generation))), ended=True, expired=True)
 
 
 def stored(generation: Generation) -> Message:
