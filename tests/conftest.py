@@ -131,8 +131,11 @@ SETUPS: dict[str, Setup] = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "site" in metafunc.fixturenames and getattr(metafunc.module, "EVERY_SETUP", False):
-        metafunc.parametrize("site", SETUPS, indirect=True, scope="session")
+    if "site" in metafunc.fixturenames:
+        every = SETUPS if getattr(metafunc.module, "EVERY_SETUP", False) else ()
+        setups = getattr(metafunc.module, "SETUPS", every)
+        if setups:
+            metafunc.parametrize("site", setups, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
@@ -155,7 +158,7 @@ def shared_site(
 def site(request: pytest.FixtureRequest, shared_site: Callable[[str, pytest.FixtureRequest], Site]) -> Site:
     """A site with open registration; shared, so tests make users of their own and never stop it.
 
-    One worker on SQLite; in a module with EVERY_SETUP = True each of SETUPS in turn.
+    One worker on SQLite; in a module with EVERY_SETUP = True each of SETUPS in turn; in one with a SETUPS of its own those.
     """
     return shared_site(getattr(request, "param", next(iter(SETUPS))), request)
 
