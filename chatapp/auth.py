@@ -92,9 +92,10 @@ def check_origin() -> None:
 def check_not_cross_site() -> None:
     """Refuse a GET that begins work when another site's page made it, with the cookie of someone signed in here.
 
-    Browsers say so themselves (W3C Fetch Metadata); a client that sends no such header carries a token of its own.
+    Browsers say so themselves (W3C Fetch Metadata). Who sends a token in a header is meant to: no page can make a browser do
+    that elsewhere, but one that this site allows to (CORS).
     """
-    if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+    if "Authorization" not in request.headers and request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
         raise Forbidden("Another site may not begin an answer here.")
 
 

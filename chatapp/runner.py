@@ -32,7 +32,7 @@ from chatapp import failpoints
 from chatapp.answer import INTERRUPTED, Answer, fold
 from chatapp.errors import AnswerTooLarge, Interrupted, Overloaded, ProviderError, ProviderTimeout
 from chatapp.eventlog import EventLog, LeaseLost
-from chatapp.events import Entry, Event, Failed, Finished, Reasoning, Started, Status, Token, Usage
+from chatapp.events import Entry, Event, Failed, Finished, Reasoning, Sources, Started, Status, Token, Usage
 from chatapp.models import generations
 from chatapp.providers import ChatRequest, End, Piece, Provider, Turn
 from chatapp.schemas.conversations import Message as MessageSchema
@@ -52,6 +52,8 @@ LEAST_TOKENS = 16
 INTERRUPTED_MESSAGE = "The server stopped before the end. What was written is kept."
 BROKEN_MESSAGE = "Something went wrong while the answer was written. What came is kept. Try again."
 STORAGE_MESSAGE = "The answer could not be stored. What is shown is kept. Try again in a moment."
+SEARCHING = "Searching documents…"
+GENERATING = "Generating response…"
 GOING_ON = "Going on where the answer broke off…"
 GO_ON = "Go on exactly where your last message breaks off. Repeat nothing of it and add no remark."
 
@@ -212,7 +214,7 @@ class Runner:
         """Store that the model is about to be asked, if nobody has: an empty log was never asked for."""
         if not entries:
             begin = Started(self.generation_id, self.job.conversation_id, self.job.message["id"], self.job.model)
-            self._append([begin, Status("Generating response…")])
+            self._append([begin, *opening(self.job.params)])
 
     def _can_go_on(self) -> bool:
         if self.job.script is not None:
@@ -382,7 +384,8 @@ class Runner:
         too_long = f"{name} took longer than {settings.total_seconds:g} s. What it wrote is kept."
         if left <= 0:  # a stream that never has to wait is never timed out
             raise ProviderTimeout(too_long)
-        patience = settings.idle_seconds if times.pieces else settings.first_event_seconds
+        first = self.job.params.get("first_event_seconds", settings.first_event_seconds)
+        patience = settings.idle_seconds if times.pieces else first
         due = times.last_piece + patience - now
         if left < due:
             return left, too_long
@@ -573,6 +576,13 @@ class Runner:
             "tokens_per_second": round(tokens / writing, 1) if writing > 0 else None,
             "seams": list(self.job.seams),
         }
+
+
+def opening(params: Mapping[str, Any]) -> list[Event]:
+    """Return what readers are told before the model is asked; where documents are to be searched, what was found too."""
+    if params.get("search_mode", "none") == "none":
+        return [Status(GENERATING)]
+    return [Status(SEARCHING), Sources([], 0), Status(GENERATING)]
 
 
 def joined(pieces: Sequence[Token | Reasoning]) -> list[Event]:

@@ -52,6 +52,7 @@ def model_environ(fake_models: FakeModels) -> dict[str, str]:
         "OLLAMA_HOST": fake_models.url,
         "CHATAPP_REGISTRATION": "open",
         "CHATAPP_CACHE_SECONDS": "0",  # the same question twice means two answers; the cache has tests of its own
+        "CHATAPP_STREAMS_PER_MINUTE": "1000",  # this limit too
         "CHATAPP_FIRST_EVENT_SECONDS": "3",
         "CHATAPP_IDLE_SECONDS": "2",
     }

@@ -3,6 +3,6 @@
 Queries take the session that they run in; who may ask is decided above.
 """
 
-from chatapp.models import accounts, conversations, generations, plans, projects, reactions, usage
+from chatapp.models import accounts, conversations, generations, limits, plans, projects, reactions, usage
 
-__all__ = ["accounts", "conversations", "generations", "plans", "projects", "reactions", "usage"]
+__all__ = ["accounts", "conversations", "generations", "limits", "plans", "projects", "reactions", "usage"]

@@ -90,10 +90,19 @@ LAST_POSITION = Prepared(select(func.max(Message.position)).where(Message.conver
 
 
 def page(
-    session: Session, user_id: str, *, q: str = "", archived: bool = False, offset: int = 0, limit: int = 50
+    session: Session,
+    user_id: str,
+    *,
+    q: str = "",
+    archived: bool = False,
+    project_id: str | None = None,
+    offset: int = 0,
+    limit: int = 50,
 ) -> tuple[list[Conversation], int]:
     """Return one page of the user's conversations, pinned and newest first, and how many there are in all."""
     where = [Conversation.user_id == user_id, Conversation.archived == archived]
+    if project_id is not None:
+        where.append(Conversation.project_id == project_id)
     if q:
         said = select(Message.id).where(
             Message.conversation_id == Conversation.id, Message.content.icontains(q, autoescape=True)

@@ -23,7 +23,7 @@ ONE = f"{PATH}/<uuid:conversation_id>"
 @blueprint.route(PATH)
 @blueprint.arguments(shapes.ConversationQuery, location="query")
 @blueprint.response(200, shapes.ConversationPage)
-@blueprint.fails(401)
+@blueprint.fails(401, 404)
 def listed(query: dict[str, Any]) -> dict[str, Any]:
     """The user's conversations, pinned and newest first; `q` searches titles and messages"""
     return conversations.page(auth.current_user(), **query)
@@ -32,7 +32,7 @@ def listed(query: dict[str, Any]) -> dict[str, Any]:
 @blueprint.route(PATH, methods=["POST"])
 @blueprint.arguments(shapes.NewConversation)
 @blueprint.response(201, shapes.Conversation)
-@blueprint.fails(401, 403, 413, 415)
+@blueprint.fails(401, 403, 404, 413, 415)
 def make(body: dict[str, Any]) -> dict[str, Any]:
     """Make a conversation; with `key`, the user's own of that name, made if there is none"""
     return conversations.make(auth.current_user(), **body)
@@ -51,7 +51,7 @@ def shown(conversation_id: object) -> dict[str, Any]:
 @blueprint.response(200, shapes.Conversation)
 @blueprint.fails(401, 403, 404, 413, 415)
 def change(body: dict[str, Any], conversation_id: object) -> dict[str, Any]:
-    """Rename, pin, archive, or turn to another branch"""
+    """Rename, pin, archive, move to a project, or turn to another branch"""
     return conversations.change(auth.current_user(), str(conversation_id), **body)
 
 

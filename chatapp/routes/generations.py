@@ -7,9 +7,7 @@ from typing import Any
 from flask import Response, request
 
 from chatapp import auth
-from chatapp.database import utcnow
 from chatapp.dialects import parse_cursor
-from chatapp.errors import NotFound
 from chatapp.models.generations import Generation
 from chatapp.routes import _stream
 from chatapp.routes._json import Blueprint
@@ -17,7 +15,6 @@ from chatapp.schemas import generations as shapes
 from chatapp.services import generations
 
 blueprint = Blueprint("generations", __name__, description="Answers")
-CHAT_DEFAULTS = {"temperature": 0.7, "max_tokens": 1500, "history": 10}  # what clients of `/ai/chat` expect
 
 
 @blueprint.route("/api/chat/start", methods=["POST"])
@@ -103,36 +100,6 @@ def edit(headers: dict[str, Any], body: dict[str, Any], message_id: object) -> d
     user = auth.current_user()
     content, model = body["content"], body["modelId"]
     return started(generations.edit(user, str(message_id), content, model=model, key=key, site_url=request.host_url))
-
-
-@blueprint.route("/api/v1/ai/chat", methods=["POST"])
-@blueprint.route("/api/ai/chat", methods=["POST"])
-@blueprint.route("/ai/chat", methods=["POST"])
-@blueprint.arguments(shapes.IdempotencyHeader, location="headers")
-@blueprint.arguments(shapes.Chat)
-@blueprint.response(200, shapes.ChatAnswer)
-@blueprint.fails(401, 403, 404, 413, 415, 429, 502, 503, 504)
-def chat(headers: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
-    """Ask and wait for the whole answer; with the key of a start it follows that same answer"""
-    if body["projectId"] is not None:
-        raise NotFound("There is no such project.")
-    conversation_id = str(body["conversationId"]) if body["conversationId"] else None
-    generation = generations.start_in(
-        auth.current_user(),
-        body["message"],
-        conversation_id=conversation_id,
-        model=body["model"],
-        key=headers["key"] or body["requestId"],
-        **CHAT_DEFAULTS,
-    )
-    message = generations.answer(generation)
-    metadata = {"model": generation.model, "conversationId": generation.conversation_id}
-    return {
-        "conversationId": generation.conversation_id,
-        "message": message,
-        "timestamp": utcnow(),
-        "metadata": {**(message.details or {}), **metadata, "usage": message.usage},
-    }
 
 
 def started(generation: Generation) -> dict[str, Any]:

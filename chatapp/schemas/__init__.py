@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import marshmallow
+import orjson
 from marshmallow import EXCLUDE, ValidationError, fields, validate
 
 
@@ -31,6 +32,28 @@ class Text(fields.String):
         except UnicodeEncodeError as error:
             raise ValidationError("Not valid Unicode.") from error
         return text
+
+
+class TextOrObject(Text):
+    """Text; a JSON object is taken too, and kept as its JSON."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(metadata={"oneOf": [{"type": "string"}, {"type": "object"}]}, **options)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        if isinstance(value, dict):
+            try:
+                value = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+            except orjson.JSONEncodeError as error:
+                raise ValidationError("It is nested too deep.") from error
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class Uuid(fields.UUID):
+    """An id as the database keeps it: text, whatever way of writing it was sent."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        return str(super()._deserialize(value, attr, data, **kwargs))
 
 
 class Time(fields.Field):
@@ -68,5 +91,6 @@ def one_line(maximum: int, *, blank: bool = False) -> list[Any]:
 
 # The user's own name for a conversation, unique per user; a UUID is one of ours
 # (patterns also stand in the OpenAPI document: what Python writes \Z is the letter Z to everyone else)
-REFERENCE = validate.Regexp(r"^[A-Za-z0-9._:-]{1,64}$(?!\n)", error="Use 1 to 64 of the characters A-Z a-z 0-9 . _ : -")
+REFERENCE_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$(?!\n)"
+REFERENCE = validate.Regexp(REFERENCE_PATTERN, error="Use 1 to 64 of the characters A-Z a-z 0-9 . _ : -")
 KEY = validate.Regexp(r"^[\x21-\x7e]{1,200}$(?!\n)", error="Use 1 to 200 visible ASCII characters.")

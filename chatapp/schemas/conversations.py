@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marshmallow import fields, validate
 
-from chatapp.schemas import REFERENCE, Schema, Text, Time, one_line
+from chatapp.schemas import REFERENCE, Schema, Text, Time, Uuid, one_line
 
 
 class MessageFailure(Schema):
@@ -37,6 +37,7 @@ class Conversation(Schema):
     """`running` says whether an answer is being made in it; `key` is the client's own name for it."""
 
     id = fields.UUID()
+    project_id = fields.UUID(allow_none=True)
     key = fields.String(allow_none=True)
     title = fields.String()
     model = fields.String(allow_none=True)
@@ -66,17 +67,20 @@ class ConversationQuery(Schema):
     page_size = fields.Integer(load_default=50, validate=validate.Range(1, 200))
     q = Text(load_default="", validate=validate.Length(max=200))
     archived = fields.Boolean(load_default=False)
+    project_id = Uuid(load_default=None)
 
 
 class NewConversation(Schema):
     title = Text(load_default="", validate=one_line(200, blank=True))
     key = Text(load_default=None, allow_none=True, validate=REFERENCE)
+    project_id = Uuid(load_default=None, allow_none=True)
 
 
 class ConversationChange(Schema):
     title = Text(validate=one_line(200))
     pinned = fields.Boolean()
     archived = fields.Boolean()
+    project_id = Uuid(allow_none=True)
     leaf_id = fields.UUID()
 
 

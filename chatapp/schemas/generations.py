@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marshmallow import fields, validate
 
-from chatapp.schemas import KEY, REFERENCE, Schema, Text, Time
+from chatapp.schemas import KEY, REFERENCE, Schema, Text
 from chatapp.schemas.conversations import Message
 
 
@@ -48,23 +48,6 @@ class SessionQuery(Schema):
 
 class CursorQuery(Schema):
     lastEventId = fields.String(load_default=None)
-
-
-class Chat(Schema):
-    """A question whose whole answer is waited for."""
-
-    projectId = fields.UUID(load_default=None, allow_none=True)
-    message = Text(required=True)
-    conversationId = fields.UUID(load_default=None, allow_none=True)
-    model = Text(load_default=None, allow_none=True, validate=validate.Length(max=300))
-    requestId = Text(load_default=None, allow_none=True, validate=KEY)
-
-
-class ChatAnswer(Schema):
-    conversationId = fields.UUID()
-    message = fields.Nested(Message)
-    timestamp = Time()
-    metadata = fields.Dict()
 
 
 class Stopped(Schema):

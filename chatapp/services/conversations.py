@@ -20,18 +20,31 @@ from chatapp.models.accounts import User
 from chatapp.models.conversations import USER, Conversation, Message
 from chatapp.runner import Job
 from chatapp.schemas.conversations import Conversation as Shape
-from chatapp.services import events, site
+from chatapp.services import events, projects, site
 
 SHAPE = Shape()
 TITLE_CHARS = 60
 GONE = "There is no such conversation."
 
 
-def page(user: User, *, q: str, archived: bool, page: int, page_size: int) -> dict[str, Any]:
-    """Return one page of the user's conversations and how many there are, in the shape of `ConversationPage`."""
+def page(
+    user: User, *, q: str, archived: bool, page: int, page_size: int, project_id: str | None = None
+) -> dict[str, Any]:
+    """Return one page of the user's conversations and how many there are, in the shape of `ConversationPage`.
+
+    With *project_id* of those in that project. Raises NotFound for a project that is not the user's.
+    """
     session = db.session()
+    if project_id is not None:
+        projects.allowed(session, user, project_id, projects.SEE)
     rows, total = conversations.page(
-        session, user.id, q=q, archived=archived, offset=(page - 1) * page_size, limit=page_size
+        session,
+        user.id,
+        q=q,
+        archived=archived,
+        project_id=project_id,
+        offset=(page - 1) * page_size,
+        limit=page_size,
     )
     running = generations.running_in(session, [row.id for row in rows])
     return {
@@ -47,11 +60,16 @@ def described(conversation: Conversation, running: bool) -> dict[str, Any]:
     return {**values, "running": running}
 
 
-def make(user: User, *, title: str, key: str | None) -> dict[str, Any]:
-    """Return a new conversation; with *key*, the user's own of that name, made if there is none."""
+def make(user: User, *, title: str, key: str | None, project_id: str | None = None) -> dict[str, Any]:
+    """Return a new conversation; with *key*, the user's own of that name, made if there is none.
+
+    Raises NotFound for a project that is not the user's.
+    """
     with writing() as session:
+        if project_id is not None:
+            projects.allowed(session, user, project_id, projects.ASK)
         known = find(session, user, key) if key else None
-        conversation = resolve(session, user, key) if key else add(session, user)
+        conversation = resolve(session, user, key, project_id=project_id)
         if title and not conversation.title:
             change_row(session, conversation, title=title)
         people = people_of(session, conversation)
@@ -70,9 +88,14 @@ def with_messages(user: User, conversation_id: str) -> dict[str, Any]:
 
 
 def change(user: User, conversation_id: str, **values: Any) -> dict[str, Any]:
-    """Set title, pinned, archived; `leaf_id` turns to the branch that goes through that message. Raises NotFound."""
+    """Set title, pinned, archived, `project_id`; `leaf_id` turns to the branch that goes through that message.
+
+    Raises NotFound, also for a project that is not the user's.
+    """
     with writing() as session:
         conversation = owned(session, user, conversation_id)
+        if values.get("project_id") is not None:
+            projects.allowed(session, user, values["project_id"], projects.ASK)
         if "leaf_id" in values:
             values["leaf_id"] = leaf(session, conversation, str(values["leaf_id"]))
         for name, value in values.items():

@@ -28,10 +28,9 @@ from chatapp.models._rows import change_row, insert_row
 from chatapp.models.accounts import User
 from chatapp.models.conversations import ASSISTANT, USER, Conversation, Message
 from chatapp.models.generations import Generation
-from chatapp.models.projects import Membership
 from chatapp.runner import GOING_ON, Job
 from chatapp.runners import new_job
-from chatapp.services import commands, models, site
+from chatapp.services import commands, models, projects, site
 from chatapp.services import conversations as talks
 from chatapp.services.commands import Order
 
@@ -69,7 +68,7 @@ def start(
 
     prompt = talks.checked(prompt, field=field)
     if project_id is not None:
-        check_project(db.session(), user, project_id)
+        projects.allowed(db.session(), user, project_id, projects.ASK)
     known = talks.find(db.session(), user, reference) if reference and (not model or prompt[0] == "/") else None
     after = known.leaf_id if known else None
     order = commands.order(user, prompt, known, after=after, conversation_id=new["conversation_id"], site_url=site_url)
@@ -77,27 +76,6 @@ def start(
     if resolved is None or resolved.id != generation.conversation_id:  # begun before, with the same key
         return generation, reference_of(user, generation, reference)
     return generation, reference or resolved.id
-
-
-def start_in(
-    user: User, prompt: str, *, conversation_id: str | None, model: str | None, key: str | None, **params: Any
-) -> Generation:
-    """As `start`, but an unknown UUID becomes the new conversation's id, and somebody else's is not found."""
-
-    def question(session: Session) -> tuple[Conversation, Message]:
-        if conversation_id:
-            exclusively(session, f"conversation {conversation_id}")
-        conversation = session.get(Conversation, conversation_id, populate_existing=True) if conversation_id else None
-        if conversation is None:
-            conversation = talks.add(session, user, conversation_id=conversation_id)
-        elif conversation.user_id != user.id:
-            raise NotFound(talks.GONE)
-        return conversation, talks.asked(conversation, prompt, parent_id=conversation.leaf_id)
-
-    prompt = talks.checked(prompt, field="message")
-    known = talks.find(db.session(), user, conversation_id) if conversation_id and not model else None
-    usual = known.model if known else None
-    return begin(user, question, model=model, key=key, usual=usual, model_field="model", **params)
 
 
 def regenerate(user: User, message_id: str, *, model: str | None, key: str | None, site_url: str = "") -> Generation:
@@ -348,7 +326,7 @@ def add(
     else:
         place = place_after(session, conversation, asked, generation_id, model_id)
     settings = parts.settings
-    defaults = {"system_prompt": settings.system_prompt, "max_tokens": settings.max_answer_tokens}
+    system_prompt = told_first(session, user, conversation, params.get("system_prompt"))
     generation = Generation(
         id=generation_id,
         user_id=user.id,
@@ -356,7 +334,7 @@ def add(
         question_id=place.parent_id,
         message_id=place.id,
         model=model_id,
-        params={**defaults, **params},
+        params={"max_tokens": settings.max_answer_tokens, **params, "system_prompt": system_prompt},
         seams=seams,
         idempotency_key=key,
         expires_at=utcnow() + timedelta(seconds=settings.session_seconds),
@@ -441,10 +419,12 @@ def known_already(generation: Generation, job: Job) -> Job:
     return replace(job, script=script, params=params)
 
 
-def check_project(session: Session, user: User, project_id: str) -> None:
-    """Raise NotFound unless the project is one that the user may see."""
-    if session.get(Membership, (project_id, user.id)) is None:
-        raise NotFound("There is no such project.")
+def told_first(session: Session, user: User, conversation: Conversation, given: str | None) -> str:
+    """Return what the model is told first: what was *given* for this answer, else the conversation's own prompt, else the
+    site's; and then of the project.
+    """
+    own = given or conversation.system_prompt or site().settings.system_prompt
+    return "\n\n".join(part for part in (own, projects.told(session, user, conversation.project_id)) if part)
 
 
 def told_so_far(message: Message, generation_id: str, model_id: str) -> list[Event]:

@@ -46,6 +46,13 @@ PROMISED = [  # what clients are told that there is
     *(f"GET {prefix}/chat/history" for prefix in ("/api", "")),
     "POST /api/v1/ai/chat",
     "POST /ai/chat",
+    *(f"GET {prefix}/ai/chat/stream" for prefix in ("/api/v1", "/api", "")),
+    *(f"{method} {prefix}/chat/{{session_id}}/stream" for method in ("GET", "POST") for prefix in ("/api", "")),
+    "GET /api/projects",
+    "POST /api/projects",
+    *(f"{method} /api/projects/{{project_id}}" for method in ("GET", "PATCH", "DELETE")),
+    *(f"{method} /api/projects/{{project_id}}/members" for method in ("GET", "POST")),
+    *(f"{method} /api/projects/{{project_id}}/members/{{user_id}}" for method in ("PATCH", "DELETE")),
 ]
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import random
-import socket
 import time
 import uuid
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from chatapp import sse
 from chatapp.sse import Frame
 from tests.support.site import Client, Site, wait_until
+from tests.support.wire import open_socket, read_in_pieces
 
 EVERY_SETUP = True
 WORDS = " ".join(str(n) for n in range(1, 51))
@@ -36,17 +33,8 @@ STREAMS: dict[str, Callable[[dict[str, Any]], str]] = {
     "native": events_path,
     "session": lambda started: f"/api/chat/stream?sessionId={started['sessionId']}",
     "named": lambda started: f"/api/chat/conversations/{started['conversationId']}/stream",
+    "question": lambda started: f"/api/chat/{started['conversationId']}/stream",
 }
-
-
-def open_socket(client: Client, path: str, last_event_id: str = "") -> socket.socket:
-    """Return a socket on which *path* was asked for, as any client in any language would."""
-    address = urlsplit(client.url)
-    raw = socket.create_connection((address.hostname, address.port), timeout=20)
-    head = f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: {client.http.headers['Authorization']}\r\n"
-    cursor = f"Last-Event-ID: {last_event_id}\r\n" if last_event_id else ""
-    raw.sendall(f"{head}{cursor}Connection: close\r\n\r\n".encode())
-    return raw
 
 
 def test_an_answer_streams_as_it_is_made_and_is_stored_byte_for_byte(ada: Client) -> None:
@@ -96,37 +84,11 @@ def test_every_cursor_of_an_ended_answer_gets_exactly_the_rest(ada: Client, dial
 @pytest.mark.parametrize("dialect", STREAMS)
 def test_readers_cut_off_at_random_bytes_lose_and_repeat_nothing(ada: Client, dialect: str) -> None:
     started = ada.start("count", "openai/count-150,delay=0.003")
-    path, dice = STREAMS[dialect](started), random.Random(7)
-    heard: list[Frame] = []
-    last_id, cuts = "", 0
-    while True:
-        cuts += 1
-        budget = dice.randrange(1, 200 + 50 * cuts)  # it grows, since the last event is as long as the answer
-        with contextlib.closing(open_socket(ada, path, last_id)) as raw:
-            head, body = b"", b""
-            while b"\r\n\r\n" not in head:
-                head += raw.recv(1)
-            while len(body) < budget and (data := raw.recv(min(budget - len(body), 4096))):
-                body += data
-        if head.startswith(b"HTTP/1.1 204 "):
-            break
-        parser = sse.Parser()
-        heard += parser.feed(dechunked(body))
-        last_id = parser.last_id or last_id
+    path = STREAMS[dialect](started)
+    heard, cuts = read_in_pieces(ada, path)
     assert cuts > 5
     assert heard == list(ada.frames(path))
     assert ada.answer(started)["content"] == " ".join(str(n) for n in range(1, 151))
-
-
-def dechunked(body: bytes) -> bytes:
-    """Return what is whole of a chunked body that may be cut anywhere."""
-    out = b""
-    while b"\r\n" in body:
-        size, _, body = body.partition(b"\r\n")
-        length = int(size, 16)
-        out += body[:length]
-        body = body[length + 2 :]
-    return out
 
 
 def test_a_reader_who_leaves_does_not_end_the_answer(ada: Client) -> None:
@@ -241,7 +203,7 @@ def test_a_conversation_that_is_deleted_ends_its_streams_and_leaves_the_model(ad
 def test_a_reader_who_comes_back_signed_out_is_told_in_the_stream(ada: Client) -> None:
     started, _ = ada.ask("hi")
     stranger = Client(ada.url)
-    names = {"native": "fail", "session": None, "named": "error"}
+    names = {"native": "fail", "session": None, "named": "error", "question": None}
     for dialect, path in STREAMS.items():
         assert stranger.request("GET", path(started)).status_code == 401
         [frame] = stranger.frames(path(started), "1")

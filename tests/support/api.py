@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -66,7 +67,7 @@ CHAT = {
     "conversationId": "{conversation_id}",
     "model": "openai/echo",
     "requestId": "key-{nonce}",
-    "projectId": None,
+    "projectId": "{project_id}",
 }
 HISTORY = {
     "messages": [{"id": "said-1", "role": "user", "content": "hello", "timestamp": "2024-01-01T00:00:00Z"}],
@@ -75,6 +76,16 @@ HISTORY = {
     "systemPrompt": "Be brief.",
     "requestId": "key-{nonce}",
 }
+QUESTION = {
+    "question": "hello",
+    "model": "openai/echo",
+    "search_mode": "all",
+    "document_ids": [],
+    "system_prompt": "Be brief.",
+    "requestId": "key-{nonce}",
+}
+QUESTION_QUERY = {**QUESTION, "document_ids": "00000000-0000-4000-8000-000000000000"}
+PROJECT = {"name": "Shop", "description": "", "instructions": "Be brief.", "schema": "orders(id)"}
 AGAIN = {"modelId": "openai/echo", "requestId": "key-{nonce}"}
 PAGE = {"page": "1", "page_size": "10"}
 
@@ -90,11 +101,20 @@ EXAMPLES = {
     "POST /api/invites": Example(201, {"email": "new-{nonce}@example.org"}),
     "GET /api/invites": Example(200),
     "DELETE /api/invites/<uuid:invite_id>": Example(204),
-    "GET /api/chat/conversations": Example(200, query={**PAGE, "q": "hello", "archived": "false"}),
-    "POST /api/chat/conversations": Example(201, {"title": "Talk", "key": "chat-2"}),
+    "GET /api/chat/conversations": Example(
+        200, query={**PAGE, "q": "hello", "archived": "false", "project_id": "{project_id}"}
+    ),
+    "POST /api/chat/conversations": Example(201, {"title": "Talk", "key": "chat-2", "project_id": "{project_id}"}),
     "GET /api/chat/conversations/<uuid:conversation_id>": Example(200),
     "PATCH /api/chat/conversations/<uuid:conversation_id>": Example(
-        200, {"title": "Talk", "pinned": True, "archived": False, "leaf_id": "{message_id}"}
+        200,
+        {
+            "title": "Talk",
+            "pinned": True,
+            "archived": False,
+            "leaf_id": "{message_id}",
+            "project_id": "{project_id}",
+        },
     ),
     "DELETE /api/chat/conversations/<uuid:conversation_id>": Example(204),
     "POST /api/chat/conversations/<uuid:conversation_id>/messages": Example(201, {"content": "hello"}),
@@ -114,13 +134,32 @@ EXAMPLES = {
     "POST /api/ai/chat": Example(200, CHAT),
     "POST /api/v1/ai/chat": Example(200, CHAT),
     "POST /api/stream": Example(200, HISTORY),
+    **{f"GET {prefix}/ai/chat/stream": Example(200, query=CHAT) for prefix in ("", "/api", "/api/v1")},
+    **{f"POST {prefix}/chat/<session_id>/stream": Example(200, QUESTION) for prefix in ("", "/api")},
+    **{f"GET {prefix}/chat/<session_id>/stream": Example(200, query=QUESTION_QUERY) for prefix in ("", "/api")},
+    "GET /api/projects": Example(200, query={**PAGE, "archived": "false"}),
+    "POST /api/projects": Example(201, PROJECT),
+    "GET /api/projects/<uuid:project_id>": Example(200),
+    "PATCH /api/projects/<uuid:project_id>": Example(200, {**PROJECT, "archived": False}),
+    "DELETE /api/projects/<uuid:project_id>": Example(204),
+    "GET /api/projects/<uuid:project_id>/members": Example(200),
+    "POST /api/projects/<uuid:project_id>/members": Example(
+        201, {"email": "{colleague_email}", "user_id": None, "role": "reader"}
+    ),
+    "PATCH /api/projects/<uuid:project_id>/members/<uuid:user_id>": Example(200, {"role": "owner"}),
+    "DELETE /api/projects/<uuid:project_id>/members/<uuid:user_id>": Example(204),
     "GET /api/models": Example(200),
 }
 # of the addresses of one view the longest: the others lead to the same schemas
 DISTINCT = {re.sub(r" (/api)?(/v1)?", " ", route): route for route in sorted(EXAMPLES, key=len)}.values()
 WITH_BODY = [route for route in DISTINCT if EXAMPLES[route].body is not None]
 WITH_QUERY = [route for route in DISTINCT if EXAMPLES[route].query]
-STREAMS = [route for route in EXAMPLES if route.startswith("GET ") and route.endswith(("/stream", "/events"))]
+ASKING = [route for route in EXAMPLES if route.endswith(("/ai/chat/stream", "/<session_id>/stream"))]  # each asks anew
+STREAMS = [
+    route
+    for route in EXAMPLES
+    if route.startswith("GET ") and route.endswith(("/stream", "/events")) and route not in ASKING
+]
 
 
 @cache
@@ -184,7 +223,7 @@ class Talk:
         if not {"json", "data"} & options.keys() and example.body is not None:
             options["json"] = filled(example.body, ids)
         options.setdefault("params", filled(example.query, ids))
-        path = re.sub(r"<uuid:(\w+)>", lambda match: ids[match[1]], rule)
+        path = re.sub(r"<(?:uuid:)?(\w+)>", lambda match: ids[match[1]], rule)
         headers = {"Authorization": f"Bearer {self.client.refresh_token}"} if rule.endswith("/refresh") else {}
         return (client or self.client).request(
             method, path, headers={**headers, **options.pop("headers", {})}, allow_redirects=False, **options
@@ -208,7 +247,15 @@ def talk(client: Client, model: str = "openai/echo", *, ended: bool = True, nonc
         path = f"/api/chat/messages/{message_id}/regenerate"
         message_id = client.call("POST", path, {"modelId": "openai/length"}, 201)["messageId"]
         wait_until(lambda: client.answer({**started, "messageId": message_id})["status"] != "running")
+    project_id = client.call("POST", "/api/projects", {"name": "Shop"}, 201)["id"]
+    colleague = newcomer(client) if "/members" in route else client
+    if route.startswith("DELETE "):
+        client.request("POST", f"/api/projects/{project_id}/members", {"user_id": colleague.user["id"]})
     ids = {
+        "project_id": project_id,
+        "user_id": (colleague if route.startswith("DELETE ") else client).user["id"],
+        "colleague_email": colleague.email,
+        "session_id": f"session-{nonce}",
         "conversation_id": started["conversationId"],
         "generation_id": started["generationId"],
         "message_id": message_id,
@@ -217,6 +264,16 @@ def talk(client: Client, model: str = "openai/echo", *, ended: bool = True, nonc
         "nonce": nonce,
     }
     return Talk(client, ids)
+
+
+def newcomer(client: Client) -> Client:
+    """Return somebody else who is signed in to the same site."""
+    other = Client(client.url)
+    email = f"new-{uuid.uuid4().hex[:12]}@example.org"
+    body = {"email": email, "password": "correct horse battery", "name": "New"}
+    other.sign(other.call("POST", "/api/auth/register", body, 201))
+    other.email = email
+    return other
 
 
 def check_error(response: requests.Response, status: int, code: str | None = None) -> dict[str, Any]:

@@ -78,6 +78,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("message_id", "user_id", name=op.f("pk_reactions")),
     )
     op.create_index(op.f("ix_reactions_user_id"), "reactions", ["user_id"])
+    op.create_table(
+        "starts",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("user_id", sa.String(length=36), nullable=False),
+        sa.Column("at", TIME, nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_starts_user_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_starts")),
+    )
+    op.create_index(op.f("ix_starts_user_id_at"), "starts", ["user_id", "at"])
     op.add_column("users", sa.Column("plan", sa.String(length=40), nullable=True))
     op.add_column("invites", sa.Column("plan", sa.String(length=40), nullable=True))
     with op.batch_alter_table("conversations", schema=None) as batch_op:
@@ -107,5 +116,5 @@ def downgrade() -> None:
         batch_op.drop_column("project_id")
     op.drop_column("invites", "plan")
     op.drop_column("users", "plan")
-    for table in ("reactions", "usage", "plan_models", "plans", "project_members", "projects"):
+    for table in ("starts", "reactions", "usage", "plan_models", "plans", "project_members", "projects"):
         op.drop_table(table)
