@@ -24,7 +24,8 @@ from chatapp.eventlog.sql import Store
 from chatapp.pace import Pace
 from chatapp.passing import Passing
 from chatapp.readers import Readers
-from chatapp.routes import _json, _stream
+from chatapp.routes import _cors, _json, _stream
+from chatapp.routes import metrics as routes_metrics
 from chatapp.runners import Runners
 from chatapp.services import Site, conversations
 from chatapp.settings import ROOT, Settings
@@ -55,6 +56,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     db.init_app(app)
     Migrate(app, db, directory=str(database.MIGRATIONS))
     app.extensions["chatapp"] = assemble(app, settings)
+    routes_metrics.count_requests(app)
+    _cors.configure(app, settings)
     auth.configure(app, settings)
     add_routes(app)
     add_error_pages(app)

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import json
 import logging
 import mmap
 import os
 import resource
+import shutil
 import signal
 import socket
+import stat
 import struct
 import time
+from pathlib import Path
 from typing import Any
 
 from gunicorn import util
@@ -46,6 +50,24 @@ def open_files() -> int:
     return wanted
 
 
+def metrics_folder() -> Path:
+    """Return where the workers keep their counts, which all of them read: a folder of our own, the same at every start.
+
+    In memory, where there is room: a page that a full disk has no place for would end the worker that touches it.
+    """
+    name = hashlib.sha256(f"{settings.data_dir} {settings.bind}".encode()).hexdigest()[:16]
+    shared = Path("/dev/shm") / f"chatapp-{os.getuid()}-{name}"
+    with contextlib.suppress(OSError):
+        shared.mkdir(mode=0o700, exist_ok=True)
+        found = shared.lstat()  # anybody may make folders there
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+            return shared
+    folder = settings.data_dir / "metrics"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_folder())  # prometheus_client looks when it is imported
 wsgi_app = "wsgi:app"
 chdir = str(ROOT)
 pythonpath = str(ROOT)
@@ -106,11 +128,23 @@ def is_worth_a_line(record: logging.LogRecord) -> bool:
 def on_starting(server: Any) -> None:
     server.log.error_log.addFilter(is_worth_a_line)
     server.reloaded_at = mmap.mmap(-1, 8)  # monotonic seconds, which the workers see too
+    for file in metrics_files("*.db"):  # of a master that was killed
+        file.unlink()
     server.local_model = local_model.start(settings)
 
 
 def on_reload(server: Any) -> None:
     server.reloaded_at[:] = struct.pack("d", time.monotonic())
+
+
+def metrics_files(pattern: str) -> list[Path]:
+    return list(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob(pattern))
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Forget what a worker had open, however it ended; what it counted stays counted."""
+    for file in metrics_files(f"gauge_live*_{worker.pid}.db"):
+        file.unlink(missing_ok=True)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -133,8 +167,7 @@ def post_worker_init(worker: Any) -> None:
     gc.freeze()  # what is there now stays: to look through it again and again would keep the loop for 50 ms
     gc.set_threshold(*GARBAGE)
     gevent.spawn(watch_master, worker)
-    if worker.age == 1:
-        gevent.spawn(say_ready, worker, site)
+    gevent.spawn(say_ready if worker.age == 1 else look_for_models, worker, site)
 
 
 def pre_request(worker: Any, request: Any) -> None:
@@ -208,6 +241,10 @@ def leave(worker: Any) -> None:
     os._exit(0)
 
 
+def look_for_models(worker: Any, site: Any) -> None:
+    site.models()
+
+
 def say_ready(worker: Any, site: Any) -> None:
     import gevent
 
@@ -220,5 +257,7 @@ def say_ready(worker: Any, site: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
+    if not server.reexec_pid:  # else it is the next master's already
+        shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
     if server.local_model is not None:
         server.local_model.stop()

@@ -85,6 +85,7 @@ def check_origin() -> None:
     host = urlsplit(f"//{request.host}").hostname or ""
     origin = request.headers.get("Origin")
     own = origin is None or origin in (f"http://{request.host}", f"https://{request.host}")
+    own = own or origin in site().settings.cors_origins
     if not is_loopback(host) or not (own or request.method in SAFE_METHODS):
         raise Forbidden("Without sign-in, this site answers only its own pages.")
 

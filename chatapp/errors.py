@@ -86,6 +86,11 @@ class RateLimited(AppError):
     default_message = "Too many requests. Wait a moment."
 
 
+class QuotaExceeded(AppError):
+    code, status = "quota_exceeded", 429
+    default_message = "You have used up what you may use in a day."
+
+
 class Overloaded(AppError):
     code, status = "overloaded", 503
     default_message = "The site is busy. Try again in a moment."

@@ -28,12 +28,13 @@ from greenlet import greenlet
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from chatapp import failpoints
+from chatapp import failpoints, metrics
 from chatapp.answer import INTERRUPTED, Answer, fold
 from chatapp.errors import AnswerTooLarge, Interrupted, Overloaded, ProviderError, ProviderTimeout
 from chatapp.eventlog import EventLog, LeaseLost
 from chatapp.events import Entry, Event, Failed, Finished, Reasoning, Sources, Started, Status, Token, Usage
 from chatapp.models import generations
+from chatapp.models.usage import Spent
 from chatapp.providers import ChatRequest, End, Piece, Provider, Turn
 from chatapp.schemas.conversations import Message as MessageSchema
 from chatapp.settings import Settings
@@ -49,6 +50,8 @@ FULL_SECONDS = 3.0  # the same for a full disk, which is no matter of waiting
 MAX_GATHERED = 4096  # pieces; a model that is faster than the database is read no further until they are stored
 MAX_TAKEN = 2  # how often an answer is gone on with by itself
 LEAST_TOKENS = 16
+OWN_FAULTS = ("storage", "internal_error")  # no model API's
+CACHED = "cached"
 INTERRUPTED_MESSAGE = "The server stopped before the end. What was written is kept."
 BROKEN_MESSAGE = "Something went wrong while the answer was written. What came is kept. Try again."
 STORAGE_MESSAGE = "The answer could not be stored. What is shown is kept. Try again in a moment."
@@ -179,6 +182,8 @@ class Runner:
         self._greenlet = gevent.getcurrent()
         try:
             self.job = self._load(self.generation_id)
+            if not self.job.orphan:
+                metrics.answer_started(self.job.model)
             self._end(self._recall() or self._relay())
         except LeaseLost:
             logger.warning("generation %s: the lease is lost, what was not stored is dropped", self.generation_id)
@@ -519,15 +524,41 @@ class Runner:
             events[-1] = Finished(
                 MESSAGE.dump({**self.job.message, **values}), terminal.finish_reason, terminal.metadata
             )
-        message_id = self.job.message["id"]
+        message_id, spent = self.job.message["id"], self.spent()
+        counted = spent if self.job.script is None or self.job.script.finish_reason == CACHED else None
 
         def within(connection: Connection | None) -> None:
             if connection is not None:
-                generations.finish(connection, self.generation_id, message_id, values)
+                generations.finish(connection, self.generation_id, message_id, values, counted)
 
         self._append(events, within=within, seconds=self._settings.total_seconds)
         self.terminal = events[-1]
+        self._count(values["status"], spent, self.terminal)
         logger.info("generation %s: %s after %d events", self.generation_id, values["status"], self._seq)
+
+    def spent(self) -> Spent:
+        """Return the tokens that the answer cost so far: nothing if no model said anything, and not what was there before."""
+        answer, before = self._answer, self._prefix
+        if not self.job.orphan and len(answer.text) <= len(before) and not answer.reasoning and self._usage is None:
+            return Spent()
+        if self.job.script is not None:
+            return Spent()
+        used, paid = self._usage_event(), self.job.message.get("usage") or {}
+        return Spent(used.prompt_tokens, max(0, used.completion_tokens - paid.get("completion_tokens", 0)))
+
+    def _count(self, status: str, spent: Spent, terminal: Event) -> None:
+        if not isinstance(terminal, Finished | Failed):
+            return
+        failed = isinstance(terminal, Failed)
+        reason = terminal.code if isinstance(terminal, Failed) else terminal.finish_reason
+        metrics.answer_ended(
+            self.job.model,
+            status=status,
+            reason=reason,
+            tokens=spent,
+            metadata=terminal.metadata,
+            failed=failed and reason not in OWN_FAULTS and terminal.message != INTERRUPTED_MESSAGE,
+        )
 
     def _values(self, answer: Answer) -> dict[str, Any]:
         """Return the columns of the message's row."""

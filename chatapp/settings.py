@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -20,6 +21,7 @@ from dotenv import dotenv_values
 from chatapp.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent
+ORIGIN_HOST = re.compile(r"[a-z0-9._:-]+")  # no patterns: a `*` would be taken for a name
 SYSTEM_PROMPT = "You are a helpful assistant. Answer briefly and truthfully, and say so when you do not know."
 
 
@@ -93,7 +95,19 @@ def redis_address(value: str) -> str:
 
 def origins(value: str) -> tuple[str, ...]:
     """origins such as https://example.org, separated by commas"""
-    return tuple(http_url(origin.strip()) for origin in value.split(",") if origin.strip())
+    return tuple(origin(one.strip()) for one in value.split(",") if one.strip())
+
+
+def origin(value: str) -> str:
+    """Return an origin as browsers write it (RFC 6454 6.2). Raises ValueError for what none of them sends."""
+    url = urlsplit(value)
+    if url.scheme not in ("http", "https") or not url.hostname or not ORIGIN_HOST.fullmatch(url.hostname):
+        raise ValueError
+    if url.path not in ("", "/") or url.query or url.fragment or url.username is not None or url.password is not None:
+        raise ValueError
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    usual = {"http": 80, "https": 443}[url.scheme]
+    return f"{url.scheme}://{host}" + (f":{url.port}" if url.port not in (None, usual) else "")
 
 
 def setting(
@@ -157,6 +171,12 @@ class Settings:
     )
     cors_origins: tuple[str, ...] = setting(
         "CHATAPP_CORS_ORIGINS", "other sites whose pages may use this one's API", default=(), parse=origins
+    )
+    metrics_token: str = setting(
+        "CHATAPP_METRICS_TOKEN",
+        "who sends it as Bearer may read `/metrics`; without it, whoever asks from this machine, and admins",
+        default="",
+        secret=True,
     )
     # answers
     default_model: str = setting(

@@ -32,6 +32,10 @@ class Cache(Protocol):
         """Add one to a counter and return it; it begins again *within_seconds* after its first one. No `get` sees it."""
         ...
 
+    def answers(self) -> bool:
+        """Say whether it is what it should be: False while Redis is away."""
+        ...
+
     def close(self) -> None:
         """Let go of connections; a second time does nothing."""
         ...

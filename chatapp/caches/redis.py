@@ -76,6 +76,9 @@ class Cache:
             lambda: self._memory.count(key, within_seconds=within_seconds),
         )
 
+    def answers(self) -> bool:
+        return self._ask(lambda: bool(self._redis.ping()), lambda: False)
+
     def close(self) -> None:
         self._redis.close()
 

@@ -41,6 +41,7 @@ def run() -> None:
         refuse(str(error))
     check_bind(settings.bind)
     bring_up_to_date(settings)
+    check_default_plan(settings)
     os.chdir(ROOT)
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "--config", str(ROOT / "gunicorn.conf.py")])
 
@@ -70,6 +71,19 @@ def check_bind(bind: str) -> None:
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
             refuse(f"it cannot listen at CHATAPP_BIND={bind}: {reason}. Choose another address.", code=FAILED)
+
+
+def check_default_plan(settings: Settings) -> None:
+    """Leave with a sentence if there is no such plan; an admin may have made others than the shipped ones."""
+    from chatapp.database import connected, engine_for
+    from chatapp.models import plans
+
+    engine = engine_for(settings)
+    with connected(engine) as connection:
+        names = [plan.name for plan in plans.all_plans(connection)]
+    engine.dispose()
+    if settings.default_plan not in names:
+        refuse(f"CHATAPP_DEFAULT_PLAN={settings.default_plan} is wrong: the plans are {', '.join(names)}.")
 
 
 def ready_line(settings: Settings, port: int, models: Sequence[str]) -> str:

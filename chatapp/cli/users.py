@@ -28,11 +28,11 @@ def add(email: str, name: str | None, role: str | None, plan: str | None, passwo
     """Make an account. The password is asked for, twice."""
     with opened():
         from chatapp.database import writing
-        from chatapp.services import accounts, plans
+        from chatapp.services import accounts
 
         given = checked(email, name)
         with writing() as session:
-            plans.check_name(session, plan)
+            accounts.check_plan(session, plan)
         if accounts.by_email(given["email"]) is not None:
             refuse(f"there is an account {given['email']} already.", 1)
         password = new_password(password_stdin)

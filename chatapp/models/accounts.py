@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, ForeignKey, String, bindparam, delete, func, select, update
+from sqlalchemy import Connection, ForeignKey, String, bindparam, delete, func, or_, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from chatapp.database import Base, Prepared, utcnow
@@ -88,6 +88,16 @@ def is_empty(session: Session) -> bool:
 def everyone(session: Session) -> list[User]:
     """Return all users but the built-in one, the oldest first."""
     return list(session.scalars(select(User).where(User.email != BUILT_IN_EMAIL).order_by(User.created_at, User.id)))
+
+
+def page(session: Session, *, q: str, offset: int, limit: int) -> tuple[list[User], int]:
+    """Return one page of all users but the built-in one, the oldest first, and how many there are with *q* in e-mail or name."""
+    where = [User.email != BUILT_IN_EMAIL]
+    if q:
+        where.append(or_(User.email.icontains(q, autoescape=True), User.name.icontains(q, autoescape=True)))
+    total = session.scalar(select(func.count()).select_from(User).where(*where)) or 0
+    order = (User.created_at, User.id)
+    return list(session.scalars(select(User).where(*where).order_by(*order).offset(offset).limit(limit))), total
 
 
 def admins(session: Session) -> int:

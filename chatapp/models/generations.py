@@ -21,9 +21,11 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from chatapp.database import Base, Prepared, utcnow
+from chatapp.models import usage
 from chatapp.models._columns import Created, Id
 from chatapp.models._rows import made_of, setting
 from chatapp.models.conversations import Conversation, Message
+from chatapp.models.usage import Spent
 
 
 class Generation(Base):
@@ -152,10 +154,14 @@ def open_once_more(session: Session, generation_id: str, *, at_most: int) -> boo
     return opened is not None
 
 
-def finish(connection: Connection, generation_id: str, message_id: str, values: dict[str, Any]) -> None:
-    """Store how an answer ended: its message's *values*, and that the generation is over."""
+def finish(
+    connection: Connection, generation_id: str, message_id: str, values: dict[str, Any], spent: Spent | None
+) -> None:
+    """Store how an answer ended: its message's *values*, that the generation is over, and what it cost, if a model was asked."""
     FINISH_MESSAGE.change(connection, of=message_id, **values)
     FINISH.change(connection, of=generation_id, ended_at=utcnow())
+    if spent is not None:
+        usage.add(connection, generation_id, spent)
 
 
 def sew(connection: Connection, generation_id: str, seams: list[int]) -> None:

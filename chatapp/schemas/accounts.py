@@ -48,12 +48,16 @@ class SignedIn(Schema):
 
 
 class NewInvite(Schema):
+    """Who comes by it has `plan`; without one the site's default."""
+
     email = Email(load_default=None, allow_none=True)
+    plan = Text(load_default=None, allow_none=True, validate=validate.Length(max=40))
 
 
 class Invite(Schema):
     id = fields.UUID()
     email = fields.String(allow_none=True)
+    plan = fields.String(allow_none=True)
     created_at = Time()
     expires_at = Time()
 

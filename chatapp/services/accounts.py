@@ -20,7 +20,7 @@ from werkzeug.security import check_password_hash, generate_password_hash
 
 from chatapp.database import db, exclusively, utcnow, writing
 from chatapp.errors import Conflict, Forbidden, NotFound, Overloaded, RateLimited, Unauthorized, ValidationFailed
-from chatapp.models import accounts
+from chatapp.models import accounts, plans
 from chatapp.models.accounts import ADMIN, BUILT_IN_EMAIL, MEMBER, Invite, SignIn, User
 from chatapp.services import site
 
@@ -39,6 +39,7 @@ DUMMY_HASH = (
     "scrypt:32768:8:1$0$00000000000000000000000000000000000000000000000000000000000000000000000000000000"
     "000000000000000000000000000000000000000000000000"
 )
+PLANS = "plans"  # are changed, and given to people, one at a time
 WRONG = "E-mail and password do not match."
 
 
@@ -107,6 +108,7 @@ def register(email: str, password: str, *, name: str | None, invite: str | None)
                 name=name or email.partition("@")[0],
                 role=ADMIN if first else MEMBER,
                 password_hash=hashed,
+                plan=invitation.plan if invitation is not None else None,
             )
             session.add(user)
             session.flush()
@@ -222,13 +224,18 @@ def built_in() -> User:
     return user
 
 
-def invite(user: User, *, email: str | None) -> tuple[Invite, str]:
-    """Return a new invite and its token, which is not kept. Raises Forbidden."""
+def invite(user: User, *, email: str | None, plan: str | None) -> tuple[Invite, str]:
+    """Return a new invite and its token, which is not kept; who comes by it has *plan*. Raises Forbidden, ValidationFailed."""
     require_admin(user)
     token = secrets.token_urlsafe(24)
     with writing() as session:
+        check_plan(session, plan)
         entry = Invite(
-            token_hash=digest(token), email=email, created_by=user.id, expires_at=utcnow() + timedelta(days=INVITE_DAYS)
+            token_hash=digest(token),
+            email=email,
+            plan=plan,
+            created_by=user.id,
+            expires_at=utcnow() + timedelta(days=INVITE_DAYS),
         )
         session.add(entry)
     return entry, token
@@ -293,6 +300,15 @@ def set_role(user: User, role: str) -> User:
             raise Conflict("This is the only admin: make somebody else one first.")
         kept.role = role
     return kept
+
+
+def check_plan(session: Session, name: str | None) -> None:
+    """Raise ValidationFailed unless there is a plan called *name*; None, for the default one, is fine."""
+    if name is not None:
+        exclusively(session, PLANS)  # or it could be deleted meanwhile
+        names = [plan.name for plan in plans.all_plans(session.connection())]
+        if name not in names:
+            raise ValidationFailed(fields={"plan": [f"There is no plan {name}. There are: {', '.join(names)}."]})
 
 
 def require_admin(user: User) -> None:

@@ -16,7 +16,7 @@ from chatapp.models._columns import new_id
 from chatapp.models._rows import change_row
 from chatapp.models.accounts import User
 from chatapp.models.conversations import Conversation
-from chatapp.services import models, site
+from chatapp.services import models, plans, site
 
 MODEL = "site/command"  # who answers where no model is asked
 NAME_CHARS = 20  # of the messages' column
@@ -84,8 +84,8 @@ def order(
         usual_system_prompt=parts.settings.system_prompt,
         has_history=bool(conversations.said(db.session(), after, limit=1)),
         help=help_lines,
-        models=lambda: [model.id for model in models.available(parts)],
-        find_model=lambda wanted: models.resolve(parts, wanted, field="model"),
+        models=lambda: [model.id for model in plans.usable(user, models.available(parts))],
+        find_model=lambda wanted: plans.choose(user, wanted, field="model"),
     )
     return Order(name, known[name].run(view))
 

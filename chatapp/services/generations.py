@@ -263,7 +263,7 @@ def begin(
     if existing is not None:
         return existing
     says = order is not None and order.says  # then no model is asked, and none need be there
-    model_id = commands.MODEL if says else models.resolve(parts, model, usual=usual, field=model_field)
+    model_id = commands.MODEL if says else usage.model_for(user, model, usual=usual, field=model_field)
     params = {**params, **(order.params if order else {})}
     owner = parts.runners.enter()
     try:

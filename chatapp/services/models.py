@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import gevent
 from gevent.lock import RLock
 
-from chatapp.errors import ProviderError, ProviderTimeout, ValidationFailed
+from chatapp import metrics
+from chatapp.errors import Forbidden, ProviderError, ProviderTimeout, ValidationFailed
 from chatapp.providers import Model, Provider
 from chatapp.services import Site
 
@@ -19,13 +21,16 @@ logger = logging.getLogger(__name__)
 LISTING_SECONDS = 4.0  # a provider that is slower is left out this time
 FRESH_SECONDS = 20.0
 FAILED_FRESH_SECONDS = 5.0  # a model server that was just started is seen soon, one that hangs is not waited for again
+KNOWN_SECONDS = 60.0  # after which the state of a provider that nobody asked again is unknown
 LAST = "local"  # the model on board is small: it is the default only where there is no other
+May = Callable[[str], bool]
 
 
 @dataclass(frozen=True)
 class Listing:
     models: tuple[Model, ...]
     good_until: float
+    answered: bool
 
 
 _listings: WeakKeyDictionary[Provider, Listing] = WeakKeyDictionary()
@@ -52,32 +57,58 @@ def listing(provider: Provider) -> tuple[Model, ...]:
         except ProviderError as error:
             logger.info("no models from %s: %s", provider.name, error.message)
             models, fresh = (), FAILED_FRESH_SECONDS
-        _listings[provider] = Listing(models, time.monotonic() + fresh)
+        _listings[provider] = Listing(models, time.monotonic() + fresh, fresh == FRESH_SECONDS)
+        metrics.name_models(model.id for model in models)
         return models
 
 
-def default(site: Site, models: list[Model]) -> str | None:
-    """Return the id of the model that is asked where none is named; None where there is none."""
+def known(provider: Provider) -> tuple[tuple[Model, ...], bool | None]:
+    """Return what the provider had when it was asked last, and whether it answered; None if it was not asked lately.
+
+    Waits for nobody: where that is long ago, it is asked in the background.
+    """
+    found = _listings.get(provider)
+    if found is None or found.good_until < time.monotonic():
+        gevent.spawn(listing, provider)
+    if found is None or found.good_until + KNOWN_SECONDS < time.monotonic():
+        return (), None
+    return found.models, found.answered
+
+
+def everything(model_id: str) -> bool:
+    return True
+
+
+def default(site: Site, models: list[Model], *, may: May = everything) -> str | None:
+    """Return the id of the model that is asked where none is named; None where there is none that *may* be asked."""
     wanted = site.settings.default_model
-    if wanted:
-        named = [model.id for model in models if wanted in (model.id, model.name)]
-        return named[0] if named else wanted
-    return models[0].id if models else None
+    allowed = [model for model in models if may(model.id)]
+    named = [model.id for model in allowed if wanted in (model.id, model.name)]
+    if named:
+        return named[0]
+    listed = any(wanted in (model.id, model.name) for model in models)
+    if wanted and not listed and may(wanted):
+        return wanted
+    return allowed[0].id if allowed else None
 
 
-def resolve(site: Site, wanted: str | None, *, usual: str | None = None, field: str) -> str:
+def resolve(site: Site, wanted: str | None, *, usual: str | None = None, field: str, may: May = everything) -> str:
     """Return the model id `provider/name` that *wanted* means; None and "" mean the *usual* one, or else the default.
 
-    A bare name is resolved where only one provider has it. Raises ValidationFailed, which names *field*.
+    The default is one that *may* be asked; of one that is named this is not looked at. A bare name is resolved where only
+    one provider has it. Raises ValidationFailed, which names *field*.
     """
     if not wanted and usual and usual.partition("/")[0] in site.providers:
         return usual
-    wanted = wanted or site.settings.default_model
+    usually = site.settings.default_model
+    wanted = wanted or (usually if may(usually) else None)
     if wanted and wanted.partition("/")[0] in site.providers and wanted.partition("/")[2]:
         return wanted
     models = available(site)
     if not wanted:
-        chosen = default(site, models)
+        chosen = default(site, models, may=may)
+        if chosen is None and models:
+            raise Forbidden("Your plan includes none of the models that are there now. Ask an admin for another plan.")
         if chosen is None:
             raise ValidationFailed(
                 "There is no model. Start Ollama, or set a model API's key.", fields={field: ["None."]}

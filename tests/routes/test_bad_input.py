@@ -25,7 +25,7 @@ MIB = 1024 * 1024
 OPTIONAL_BODY = [route for route in WITH_BODY if not shape(route).get("required")]
 WITH_ID = [route for route in EXAMPLES if "<uuid:" in route]
 PUBLIC = {"POST /api/auth/register", "POST /api/auth/login"}
-SIGNED_IN = [route for route in EXAMPLES if route not in PUBLIC]
+SIGNED_IN = [route for route in EXAMPLES if route not in PUBLIC | api.WATCHED]
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +65,7 @@ def test_every_example_is_taken(house: Site, made: Talk) -> None:
     for number, (route, example) in enumerate(EXAMPLES.items()):
         client = house.new_user() if route.startswith("POST /api/auth") else made.client
         one = talk(client, nonce=f"example-{number}", route=route)
-        ids = {}
-        if "invite_id" in route:
-            ids["invite_id"] = client.call("POST", "/api/invites", {}, 201)["id"]
-        response = one.request(route, ids=ids)
+        response = one.request(route, ids=api.made_for(route, client, house.new_user))
         assert response.status_code == example.status, f"{route}: {response.text[:500]}"
 
 
@@ -269,6 +266,7 @@ def test_an_id_in_capitals_is_the_same(made: Talk) -> None:
 
 NO_IDS = ["", "x", "0" * 31, "\0", str(uuid.uuid4()) + "x"]
 TEXTS = ["", " \r\n\t", "\0"]
+DAYS = ["", "x", "today", "2026-02-30", "2026-13-01", "01.02.2026", "2026-01-01T00:00:00Z", "\0"]
 BAD_QUERIES = {
     "page": ["", "0", "-1", str(10**30), "9" * 5000, "x", "1.5", "1;2", "\0", "nan", "0x10", " "],
     "page_size": ["", "0", "-1", "201", str(10**30), "x", "\0"],
@@ -285,6 +283,11 @@ BAD_QUERIES = {
     "requestId": KEYS,
     "q": ["\0", "x" * 201],
     "chatId": REFERENCES,
+    "from": DAYS,
+    "to": DAYS,
+    "user": ["", "x", "0" * 36, "\0"],
+    "model": ["\0", "x" * 301],
+    "group": ["", "x", "day,x", "day,day", ",", "\0"],
 }
 
 

@@ -23,7 +23,7 @@ from tests.support.site import Client, Site, wait_until
 NAMED = [
     route
     for route, example in EXAMPLES.items()
-    if "invite" not in route and ("<" in route or "_id}" in str(example.query) + str(example.body))
+    if not api.for_admins(route) and ("<" in route or "_id}" in str(example.query) + str(example.body))
 ]
 NAMED = [route for route in NAMED if "<session_id>" not in route]  # the user's own name for it
 CHATS = [route for route in NAMED if "/ai/chat" in route]  # an unknown id becomes the new conversation's
@@ -204,7 +204,7 @@ def bare() -> flask.Flask:
 
 
 def test_every_view_needs_a_sign_in_but_those_meant_to_be_open(bare: flask.Flask) -> None:
-    assert open_routes(bare) <= PUBLIC | {"GET /api/docs", "GET /health"}
+    assert open_routes(bare) <= PUBLIC | api.WATCHED | {"GET /api/docs"}
 
 
 def test_a_view_that_was_left_open_would_be_found(bare: flask.Flask) -> None:
@@ -230,8 +230,8 @@ def test_reading_changes_nothing(house: Site, people: dict[str, Client]) -> None
     admin = people["admin"]
     for route in [route for route in EXAMPLES if route.startswith("GET ") and route not in api.ASKING]:
         before = api.tables(house)
-        client = admin if "invites" in route else one.client
-        assert one.request(route, client).status_code == 200
+        client = admin if api.for_admins(route) else one.client
+        assert one.request(route, client, ids=ids).status_code == 200
         changes = api.changed(before, api.tables(house))
         if "sessionId" in EXAMPLES[route].query:
             assert list(changes) == ["generations"], route  # its openings are counted

@@ -7,7 +7,7 @@ import sqlite3
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
@@ -149,7 +149,36 @@ EXAMPLES = {
     "PATCH /api/projects/<uuid:project_id>/members/<uuid:user_id>": Example(200, {"role": "owner"}),
     "DELETE /api/projects/<uuid:project_id>/members/<uuid:user_id>": Example(204),
     "GET /api/models": Example(200),
+    "GET /api/plans": Example(200),
+    "POST /api/plans": Example(
+        201, {"name": "plan-{nonce}", "models": {"ollama/llama3.2": True}, "tokens_per_day": 1000}
+    ),
+    "GET /api/plans/<plan_name>": Example(200),
+    "PATCH /api/plans/<plan_name>": Example(200, {"models": {"ollama/llama3.2": None}, "tokens_per_day": 1000}),
+    "DELETE /api/plans/<plan_name>": Example(204),
+    "GET /api/users": Example(200, query={**PAGE, "q": "ada"}),
+    "GET /api/users/<uuid:user_id>": Example(200),
+    "PATCH /api/users/<uuid:user_id>": Example(200, {"name": "New", "role": "user", "plan": "PRO", "disabled": False}),
+    "DELETE /api/users/<uuid:user_id>": Example(204),
+    "GET /api/usage": Example(
+        200,
+        query={
+            **PAGE,
+            "from": "2026-01-01",
+            "to": "2026-12-31",
+            "user": "00000000-0000-4000-8000-000000000000",
+            "model": "openai/echo",
+            "group": "day,user,model",
+        },
+    ),
+    "GET /api/usage/me": Example(200, query={**PAGE, "from": "2026-01-01", "to": "2026-12-31"}),
+    "GET /metrics": Example(200),
+    "GET /api/metrics": Example(200),
+    "GET /health": Example(200),
+    "GET /api/health": Example(200),
 }
+FOR_ADMINS = re.compile(r" /api/(invites|plans|users|usage)(/(?!me$)|$)")
+WATCHED = {route for route in EXAMPLES if route.endswith(("/metrics", "/health"))}  # by programs that do not sign in
 # of the addresses of one view the longest: the others lead to the same schemas
 DISTINCT = {re.sub(r" (/api)?(/v1)?", " ", route): route for route in sorted(EXAMPLES, key=len)}.values()
 WITH_BODY = [route for route in DISTINCT if EXAMPLES[route].body is not None]
@@ -260,6 +289,8 @@ def talk(client: Client, model: str = "openai/echo", *, ended: bool = True, nonc
         "generation_id": started["generationId"],
         "message_id": message_id,
         "invite_id": "00000000-0000-4000-8000-000000000000",
+        "user_id": "00000000-0000-4000-8000-000000000000",
+        "plan_name": "NONE",
         "email": client.email,
         "nonce": nonce,
     }
@@ -274,6 +305,23 @@ def newcomer(client: Client) -> Client:
     other.sign(other.call("POST", "/api/auth/register", body, 201))
     other.email = email
     return other
+
+
+def for_admins(route: str) -> bool:
+    return bool(FOR_ADMINS.search(route))
+
+
+def made_for(route: str, admin: Client, new_user: Callable[[], Client] | None = None) -> dict[str, str]:
+    """Return the ids that *route* asks for and only an admin can make; people are made by *new_user*."""
+    ids = {}
+    if "invite_id" in route:
+        ids["invite_id"] = admin.call("POST", "/api/invites", {}, 201)["id"]
+    if "user_id" in route:
+        ids["user_id"] = new_user().user["id"] if new_user else admin.call("GET", "/api/auth/me")["id"]
+    if "plan_name" in route:
+        ids["plan_name"] = f"plan-{uuid.uuid4().hex[:8]}"
+        admin.call("POST", "/api/plans", {"name": ids["plan_name"]}, 201)
+    return ids
 
 
 def check_error(response: requests.Response, status: int, code: str | None = None) -> dict[str, Any]:
