@@ -63,6 +63,7 @@ GROUPS = {  # by tag, in the order in which they are shown
     "metrics": ("Metrics", "Figures in Prometheus' format."),
 }
 QUESTIONS = {"prompt", "question", "message", "content"}  # which the site takes to a length that is set
+NOT_BLANK = r"^\s*\S"
 UUID = "6f1f64a4-9f8e-4c6e-8a3b-0d1c2b3a4f5e"
 SAMPLES: dict[str, Any] = {  # by the name of a field or parameter
     "email": "ada@example.org",
@@ -138,6 +139,7 @@ def completed(document: dict[str, Any], app: Flask) -> dict[str, Any]:
     for schema in asked(made):
         for name in QUESTIONS & schema.get("properties", {}).keys():
             schema["properties"][name].setdefault("maxLength", app.extensions["chatapp"].settings.max_message_chars)
+            schema["properties"][name] |= {"minLength": 1, "pattern": NOT_BLANK}
     for response in made["components"].get("responses", {}).values():
         tell_codes(response, 400 if response["description"] == "Bad Request" else 0)
     return made
@@ -171,6 +173,9 @@ def dialects(app: Flask) -> dict[tuple[str, str], str]:
 
 def complete(operation: dict[str, Any], document: dict[str, Any], stream_example: str) -> None:
     for content in operation.get("requestBody", {}).get("content", {}).values():
+        name = content["schema"].get("$ref", "").rpartition("/")[2]
+        shape = document["components"]["schemas"].get(name, content["schema"])
+        operation["requestBody"]["required"] = bool(shape.get("required"))  # nothing at all is taken for {}
         content.setdefault("example", sample(content["schema"], document))
     for status, response in operation["responses"].items():
         if status.isdigit() and int(status) >= 400:

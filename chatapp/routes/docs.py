@@ -12,7 +12,7 @@ from flask import Blueprint, Response, current_app, request
 from markupsafe import Markup, escape
 
 from chatapp import auth
-from chatapp.routes._openapi import GROUPS, operations, sample
+from chatapp.routes._openapi import GROUPS, NOT_BLANK, operations, sample
 from chatapp.routes.pages import page
 from chatapp.schemas import KEY, REFERENCE, one_line
 
@@ -23,6 +23,7 @@ PATTERNS = {  # in words
     REFERENCE.regex.pattern: REFERENCE.error.removeprefix("Use ").lower(),
     KEY.regex.pattern: KEY.error.removeprefix("Use ").rstrip("."),
     one_line(1)[1].regex.pattern: "one line, not blank",
+    NOT_BLANK: "not blank",
     one_line(1, blank=True)[1].regex.pattern: "one line",
 }
 KINDS = {"date-time": "time", "uuid": "UUID", "email": "e-mail", "uri": "address"}
