@@ -30,7 +30,7 @@ from chatapp.models.conversations import ASSISTANT, USER, Conversation, Message
 from chatapp.models.generations import Generation
 from chatapp.runner import GOING_ON, Job
 from chatapp.runners import new_job
-from chatapp.services import commands, models, projects, site
+from chatapp.services import commands, projects, site, usage
 from chatapp.services import conversations as talks
 from chatapp.services.commands import Order
 

@@ -277,7 +277,6 @@ BAD_QUERIES = {
     "document_ids": NO_IDS,
     "message": TEXTS,
     "question": TEXTS,
-    "model": ["\0", "x" * 301, "nonsense"],
     "system_prompt": ["\0"],
     "search_mode": ["", "ALL", "nothing", "\0"],
     "requestId": KEYS,

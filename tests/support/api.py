@@ -289,7 +289,6 @@ def talk(client: Client, model: str = "openai/echo", *, ended: bool = True, nonc
         "generation_id": started["generationId"],
         "message_id": message_id,
         "invite_id": "00000000-0000-4000-8000-000000000000",
-        "user_id": "00000000-0000-4000-8000-000000000000",
         "plan_name": "NONE",
         "email": client.email,
         "nonce": nonce,
@@ -316,7 +315,7 @@ def made_for(route: str, admin: Client, new_user: Callable[[], Client] | None = 
     ids = {}
     if "invite_id" in route:
         ids["invite_id"] = admin.call("POST", "/api/invites", {}, 201)["id"]
-    if "user_id" in route:
+    if "user_id" in route and for_admins(route):
         ids["user_id"] = new_user().user["id"] if new_user else admin.call("GET", "/api/auth/me")["id"]
     if "plan_name" in route:
         ids["plan_name"] = f"plan-{uuid.uuid4().hex[:8]}"
