@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ForeignKey, Index, Integer, Select, String, Text, UniqueConstraint, bindparam, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    ForeignKey,
+    Index,
+    Integer,
+    Select,
+    String,
+    Text,
+    UniqueConstraint,
+    bindparam,
+    func,
+    or_,
+    select,
+)
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from chatapp.database import Base, Prepared, exclusively, utcnow
@@ -86,6 +101,13 @@ def by_key(session: Session, key: str, user_id: str) -> Conversation | None:
 AS_IT_IS = {"populate_existing": True}
 OWNED = select(Conversation).where(Conversation.id == bindparam("of"), Conversation.user_id == bindparam("whose"))
 BY_KEY = select(Conversation).where(Conversation.key == bindparam("named"), Conversation.user_id == bindparam("whose"))
+AFTER = Prepared(
+    select(Message.__table__)
+    .where(Message.conversation_id == bindparam("of"), Message.position > bindparam("position"))
+    .order_by(Message.position)
+    .limit(bindparam("most", type_=Integer))
+)
+PARENTS = Prepared(select(Message.id, Message.parent_id).where(Message.conversation_id == bindparam("of")))
 LAST_POSITION = Prepared(select(func.max(Message.position)).where(Message.conversation_id == bindparam("of")))
 
 
@@ -119,6 +141,26 @@ def messages(session: Session, conversation_id: str) -> list[Message]:
     return list(
         session.scalars(select(Message).where(Message.conversation_id == conversation_id).order_by(Message.position))
     )
+
+
+def after(
+    connection: Connection | sqlite3.Connection, conversation_id: str, *, position: int, limit: int
+) -> list[dict[str, Any]]:
+    """Return at most *limit* messages of the tree past *position*, in the order of making, as columns by name."""
+    names = [column.name for column in Message.__table__.columns]
+    rows = AFTER.each(connection, of=conversation_id, position=position, most=limit)
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def parents(connection: Connection | sqlite3.Connection, conversation_id: str) -> dict[str, str | None]:
+    """Return what each message of the tree hangs on."""
+    return dict(PARENTS.rows(connection, of=conversation_id))
+
+
+def all_of(session: Session, user_id: str) -> list[Conversation]:
+    """Return all conversations of the user, oldest first."""
+    order = (Conversation.created_at, Conversation.id)
+    return list(session.scalars(select(Conversation).where(Conversation.user_id == user_id).order_by(*order)))
 
 
 def message_of(session: Session, message_id: str, user_id: str) -> Message | None:
@@ -209,10 +251,25 @@ def deepest(session: Session, message_id: str) -> str:
     return message_id
 
 
-def latest(session: Session, user_id: str, *, offset: int, limit: int) -> tuple[list[Message], int]:
-    """Return a page of the user's latest messages over all conversations, newest first, and how many there are."""
+def latest(
+    session: Session,
+    user_id: str,
+    *,
+    project_id: str | None = None,
+    task_id: str | None = None,
+    offset: int,
+    limit: int,
+) -> tuple[list[Message], int]:
+    """Return a page of the user's latest messages over all conversations, newest first, and how many there are.
+
+    With *project_id* of that project's conversations only, with *task_id* those that were kept for that.
+    """
     mine = select(Conversation.id).where(Conversation.user_id == user_id)
-    where = Message.conversation_id.in_(mine)
-    total = session.scalar(select(func.count()).select_from(Message).where(where)) or 0
+    if project_id is not None:
+        mine = mine.where(Conversation.project_id == project_id)
+    where: list[ColumnElement[bool]] = [Message.conversation_id.in_(mine)]
+    if task_id is not None:
+        where.append(Message.task_id == task_id)
+    total = session.scalar(select(func.count()).select_from(Message).where(*where)) or 0
     order = (Message.created_at.desc(), Message.position.desc(), Message.id)
-    return list(session.scalars(select(Message).where(where).order_by(*order).offset(offset).limit(limit))), total
+    return list(session.scalars(select(Message).where(*where).order_by(*order).offset(offset).limit(limit))), total

@@ -100,7 +100,12 @@ def stop(conversation_id: object) -> dict[str, Message | None]:
 @blueprint.response(200, shapes.History)
 @blueprint.fails(401, 404)
 def history(query: dict[str, Any]) -> dict[str, Any]:
-    """The messages of one chat, or the user's latest ones; oldest first"""
+    """The messages of one chat, or the user's latest ones; oldest first; of one project, of one task"""
     return conversations.history(
-        auth.current_user(), reference=query["chatId"], page=query["page"], page_size=query["page_size"]
+        auth.current_user(),
+        reference=query["chatId"],
+        project_id=query["projectId"],
+        task_id=query["taskId"],
+        page=query["page"],
+        page_size=query["page_size"],
     )

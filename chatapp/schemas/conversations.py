@@ -13,8 +13,18 @@ class MessageFailure(Schema):
     retryable = fields.Boolean()
 
 
+class Reaction(Schema):
+    """What the one who asks thinks of an answer; `kind` is like or dislike."""
+
+    kind = fields.String()
+    note = fields.String()
+
+
 class Message(Schema):
-    """A question or an answer. `status` is stored, running, finished, stopped, failed or interrupted."""
+    """A question or an answer. `status` is stored, running, finished, stopped, failed or interrupted.
+
+    `command` names the slash command that a question is, and the site's answer to it: models are not told of them.
+    """
 
     id = fields.UUID()
     conversation_id = fields.UUID()
@@ -30,6 +40,9 @@ class Message(Schema):
     sources = fields.List(fields.Dict(), allow_none=True)
     metadata = fields.Dict(attribute="details", allow_none=True)
     generation_id = fields.UUID(allow_none=True)
+    task_id = fields.String(allow_none=True)
+    command = fields.String(allow_none=True)
+    reaction = fields.Nested(Reaction, allow_none=True, dump_default=None)
     created_at = Time()
 
 
@@ -90,6 +103,8 @@ class NewMessage(Schema):
 
 class HistoryQuery(Schema):
     chatId = Text(load_default=None, validate=REFERENCE)
+    projectId = Uuid(load_default=None)
+    taskId = Text(load_default=None, validate=REFERENCE)
     page = fields.Integer(load_default=1, validate=validate.Range(1, 1_000_000))
     page_size = fields.Integer(load_default=50, validate=validate.Range(1, 200))
 
@@ -102,9 +117,14 @@ class HistoryMessage(Schema):
     model = fields.String(allow_none=True)
     status = fields.String()
     chatId = fields.UUID(attribute="conversation_id")
+    taskId = fields.String(attribute="task_id", allow_none=True)
     finishReason = fields.String(attribute="finish_reason", allow_none=True)
+    error = fields.Nested(MessageFailure, allow_none=True)
     reasoning = fields.String()
+    sources = fields.List(fields.Dict(), allow_none=True)
     usage = fields.Dict(allow_none=True)
+    command = fields.String(allow_none=True)
+    reaction = fields.Nested(Reaction, allow_none=True, dump_default=None)
 
 
 class History(Schema):

@@ -14,13 +14,14 @@ from chatapp.connections import Connections
 from chatapp.database import db, exclusively, session_of, writing
 from chatapp.errors import NotFound, ValidationFailed
 from chatapp.events import Event
-from chatapp.models import conversations, generations
+from chatapp.models import conversations, generations, reactions
 from chatapp.models._rows import change_row, insert_row
 from chatapp.models.accounts import User
 from chatapp.models.conversations import USER, Conversation, Message
 from chatapp.runner import Job
 from chatapp.schemas.conversations import Conversation as Shape
 from chatapp.services import events, projects, site
+from chatapp.services import reactions as opinions
 
 SHAPE = Shape()
 TITLE_CHARS = 60
@@ -84,7 +85,9 @@ def with_messages(user: User, conversation_id: str) -> dict[str, Any]:
     session = db.session()
     conversation = owned(session, user, conversation_id)
     running = bool(generations.running(session, conversation.id))
-    return {**described(conversation, running), "messages": conversations.messages(session, conversation.id)}
+    messages = conversations.messages(session, conversation.id)
+    opinions.show(messages, reactions.of_user_in(session, user.id, conversation.id))
+    return {**described(conversation, running), "messages": messages}
 
 
 def change(user: User, conversation_id: str, **values: Any) -> dict[str, Any]:
@@ -138,15 +141,29 @@ def add_question(user: User, conversation_id: str, content: str) -> Message:
     return question
 
 
-def history(user: User, *, reference: str | None, page: int, page_size: int) -> dict[str, Any]:
-    """Return the branch shown of one chat, or a page of the user's latest messages; oldest first. Raises NotFound."""
+def history(
+    user: User, *, reference: str | None, project_id: str | None, task_id: str | None, page: int, page_size: int
+) -> dict[str, Any]:
+    """Return the branch shown of one chat, or a page of the user's latest messages; oldest first.
+
+    Of them those in the project, and those kept for the task. Raises NotFound.
+    """
     session = db.session()
+    if project_id is not None:
+        projects.allowed(session, user, project_id, projects.SEE)
     if reference is not None:
         conversation = find(session, user, reference)
         if conversation is None:
             raise NotFound(GONE)
-        return {"chatId": reference, "messages": conversations.branch(session, conversation.leaf_id)}
-    rows, total = conversations.latest(session, user.id, offset=(page - 1) * page_size, limit=page_size)
+        elsewhere = project_id is not None and project_id != conversation.project_id
+        branch = [] if elsewhere else conversations.branch(session, conversation.leaf_id)
+        kept = [message for message in branch if task_id is None or message.task_id == task_id]
+        opinions.show(kept, reactions.of_user_in(session, user.id, conversation.id))
+        return {"chatId": reference, "messages": kept}
+    rows, total = conversations.latest(
+        session, user.id, project_id=project_id, task_id=task_id, offset=(page - 1) * page_size, limit=page_size
+    )
+    opinions.show(rows, reactions.of_user(session, user.id, [row.id for row in rows]))
     return {"chatId": None, "messages": rows[::-1], "total": total, "page": page, "page_size": page_size}
 
 

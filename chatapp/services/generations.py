@@ -172,10 +172,27 @@ def of_conversation(user: User, conversation_id: str, *, seen: str | None = None
     if known is not None and known.conversation_id == conversation.id:
         return known
     last = session.get(Message, conversation.leaf_id or "")
-    generation = generations.of_message(session, last.id) if last is not None and last.role == ASSISTANT else None
+    generation = None
+    if last is not None and last.role == ASSISTANT:
+        generation = generations.of_message(session, last.id) or swept(session, conversation)
     # two readers that come at once mean the same answer, hence a key made of the question; no client's key has a blank
     key = f"answer {last.id}" if last else None
     return generation or begin(user, question, model=None, key=key, usual=conversation.model)
+
+
+def swept(session: Session, conversation: Conversation) -> Generation | None:
+    """Return, in place of the generation of the last answer that was deleted long ago, one by which a stream tells it."""
+    last = session.get(Message, conversation.leaf_id or "")
+    if last is None or last.role != ASSISTANT or last.status == RUNNING or not last.generation_id:
+        return None
+    return Generation(
+        id=last.generation_id,
+        user_id=conversation.user_id,
+        conversation_id=conversation.id,
+        question_id=last.parent_id,
+        message_id=last.id,
+        model=last.model or "",
+    )
 
 
 def open_session(user: User, session_id: str, *, seen: int) -> Generation:

@@ -50,7 +50,7 @@ def latest(user: User, session_id: str, *, seen: str | None) -> Generation:
     begun = session.get(Generation, seen) if seen else None
     if begun is not None and begun.conversation_id == conversation.id:
         return begun
-    newest = generations.latest(session, conversation.id)
+    newest = generations.latest(session, conversation.id) or answers.swept(session, conversation)
     if newest is None:
         raise Conflict("Nothing was answered in this session yet. Ask a question.")
     return newest
