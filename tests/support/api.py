@@ -88,6 +88,8 @@ QUESTION_QUERY = {**QUESTION, "document_ids": "00000000-0000-4000-8000-000000000
 PROJECT = {"name": "Shop", "description": "", "instructions": "Be brief.", "schema": "orders(id)"}
 AGAIN = {"modelId": "openai/echo", "requestId": "key-{nonce}"}
 PAGE = {"page": "1", "page_size": "10"}
+HISTORY = {**PAGE, "chatId": "{conversation_id}", "projectId": "{project_id}", "taskId": "task-1"}
+EXPORT = {"format": "markdown", "reasoning": "true"}
 
 # by method and rule; `test_every_route_has_an_example` says what is missing
 EXAMPLES = {
@@ -120,8 +122,12 @@ EXAMPLES = {
     "POST /api/chat/conversations/<uuid:conversation_id>/messages": Example(201, {"content": "hello"}),
     "GET /api/chat/conversations/<uuid:conversation_id>/stream": Example(200),
     "POST /api/chat/conversations/<uuid:conversation_id>/stop": Example(200),
-    "GET /chat/history": Example(200, query={**PAGE, "chatId": "{conversation_id}"}),
-    "GET /api/chat/history": Example(200, query={**PAGE, "chatId": "{conversation_id}"}),
+    "GET /chat/history": Example(200, query=HISTORY),
+    "GET /api/chat/history": Example(200, query=HISTORY),
+    "PUT /api/chat/messages/<uuid:message_id>/reaction": Example(200, {"reaction": "like", "note": "good"}),
+    "DELETE /api/chat/messages/<uuid:message_id>/reaction": Example(204),
+    "GET /api/chat/conversations/<uuid:conversation_id>/export": Example(200, query=EXPORT),
+    "GET /api/chat/export": Example(200, query=EXPORT),
     "POST /chat/start": Example(201, START),
     "POST /api/chat/start": Example(201, START),
     "GET /chat/stream": Example(200, query={"sessionId": "{generation_id}"}),
