@@ -154,7 +154,7 @@ def test_without_redis_each_process_has_its_own(
     cache.put("meanwhile", b"w", seconds=60)
     assert [cache.count("tries", within_seconds=60) for _ in range(100)] == list(range(1, 101))
     assert cache.get("meanwhile") == b"w"
-    assert time.monotonic() - begun < 2  # of 102 calls one waits, and tries once
+    assert time.monotonic() - begun < 10  # of 102 calls one waits a quarter of a second, and tries once
     mend(server, fault)
     wait_until(lambda: cache.get("nothing") is None and "is back" in caplog.text)
     assert cache.count("tries", within_seconds=60) == (1 if fault == "killed" else 2)
@@ -253,8 +253,8 @@ def test_a_slow_redis_costs_a_crowd_a_moment(new_redis: Callable[..., RedisServe
         said, _ = crowd.communicate("\n", timeout=60)
     longest, gap = json.loads(said)
     print(f"longest call {longest:.3f} s, longest gap {gap:.3f} s")
-    assert longest < 2  # a quarter of a second on a quiet machine; redis-py's own defaults: a minute
-    assert gap < 1
+    assert longest < 10  # a quarter of a second on a quiet machine; redis-py's own defaults: a minute
+    assert gap < 3
 
 
 def test_without_the_library_the_setting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

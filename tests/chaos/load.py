@@ -16,7 +16,7 @@ from tests.chaos.reader import STREAMS, Frame, Reader
 from tests.support.site import Client, Site, wait_until
 from tests.system._processes import children
 
-PATIENCE_SECONDS = 20  # with a site that is being killed
+PATIENCE_SECONDS = 45  # with a site that is being killed
 answer_numbers = itertools.count(1)
 
 

@@ -15,7 +15,7 @@ from tests.chaos.model import Model
 from tests.chaos.reader import STREAMS, Reader
 from tests.support.site import Site, wait_until
 
-GAP_SECONDS = 15  # on a busy machine; what it really is, is measured by `make chaos`
+GAP_SECONDS = 40  # on a busy machine; what it really is, is measured by `make chaos`
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_who_dies_while_it_drains_loses_nothing(site: Site, model: Model) -> Non
 def test_a_site_that_drains_begins_no_answer_and_says_when_to_come_again(
     failing_site: Callable[..., Site], model: Model
 ) -> None:
-    site = failing_site(CHATAPP_DRAIN_SECONDS="10")
+    site = failing_site(CHATAPP_DRAIN_SECONDS="60")
     load = Load(site, model)
     [answer] = load.start(1, tokens=10_000, delay=0.01)
     load.wait_for_words()
@@ -66,12 +66,12 @@ def test_a_site_that_drains_begins_no_answer_and_says_when_to_come_again(
         response = load.client.request("POST", "/api/chat/start", {"prompt": "answer=0", "modelId": "ollama/numbers"})
         return [response] if response.status_code == 503 else []
 
-    [response] = wait_until(refused, 5)
+    [response] = wait_until(refused)
     assert response.json()["error"]["code"] == "overloaded"
     assert int(response.headers["Retry-After"]) > 0
     load.client.call("POST", f"/api/chat/conversations/{answer.started['conversationId']}/stop")
     assert site.process is not None
-    assert site.process.wait(9) == 0  # there is nothing left to wait for
+    assert site.process.wait(45) == 0  # there is nothing left to wait for
     site.process = None
 
 
@@ -89,6 +89,6 @@ def test_readers_are_let_go_cleanly_and_told_to_come_back_soon(failing_site: Cal
     assert 0 < reader.last.retries[-1] < reader.last.retries[0]
     assert (reader.ended, reader.notes) == (False, [])
     assert site.process is not None
-    site.process.wait(10)
+    site.process.wait(45)
     site.start()
     load.client.call("POST", f"/api/chat/conversations/{answer.started['conversationId']}/stop")

@@ -19,6 +19,7 @@ CHUNKS = 1_000_000 if LONG else 50_000
 LOGINS = 200 if LONG else 14
 UNRELATED = "openai/count-100000,delay=0.01"
 LIMIT = 0.6  # of seconds; 0.02 to 0.1 on a quiet machine, while the controls are at 1 and more
+TRIES = 5  # on a busy machine; what keeps the others waiting does so at each
 
 
 def call(client: Client, method: str, path: str, body: Any = None) -> int:
@@ -92,8 +93,11 @@ def longest_gap(client: Client, burden: Callable[[Client], None]) -> float:
 def test_an_unrelated_stream_hardly_notices(site: Site, name: str) -> None:
     [worker] = site.workers()
     before = worker.memory_info().rss
-    gap = longest_gap(site.new_user(), BURDENS[name])
-    print(f"\n{name}: {1000 * gap:.0f} ms")
+    for _ in range(TRIES):
+        gap = longest_gap(site.new_user(), BURDENS[name])
+        print(f"\n{name}: {1000 * gap:.0f} ms")
+        if gap < LIMIT:
+            break
     assert gap < LIMIT
     assert worker.memory_info().rss - before < 100 * 1024 * 1024
 

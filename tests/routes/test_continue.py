@@ -15,7 +15,6 @@ from tests.support.fake_models import FakeModels
 from tests.support.site import Client, Site, wait_until
 
 EVERY_SETUP = True
-SLOW = "count-60,delay=0.02"
 STATES = {  # what a model does, how its answer ends, and in which status
     "length": ("length", "finished"),
     "interrupted": ("cut-fin-after-4", "interrupted"),
@@ -67,17 +66,18 @@ def broken(ada: Client) -> tuple[Started, dict[str, Any]]:
 
 @pytest.mark.parametrize("api", ["ollama", "anthropic"])
 def test_a_stopped_answer_goes_on_from_the_very_character(ada: Client, fake_models: FakeModels, api: str) -> None:
-    model = f"{SLOW},test={key()}"
+    model = fake_models.slow()
     started = ada.start("Count", f"{api}/{model}")
     stopped = stop(ada, started)
     assert (stopped["status"], counted(60)[: len(stopped["content"])]) == ("stopped", stopped["content"])
+    fake_models.hurry(model)
     again, frames = gone_on(ada, started)
     assert (again["messageId"], again["conversationId"]) == (started["messageId"], started["conversationId"])
     assert again["userMessageId"] == started["userMessageId"]
     assert again["generationId"] != started["generationId"]
-    assert text_of(frames) == counted(60)
+    assert text_of(frames) == counted(1000)
     stored = ada.answer(started)
-    assert (stored["status"], stored["content"], stored["error"]) == ("finished", counted(60), None)
+    assert (stored["status"], stored["content"], stored["error"]) == ("finished", counted(1000), None)
     assert stored["generation_id"] == again["generationId"]
     assert stored["metadata"]["seams"] == [len(stopped["content"])]
     assert fake_models.log(model)[-1]["messages"][-1] == {"role": "assistant", "content": stopped["content"]}
@@ -128,8 +128,8 @@ def test_it_can_be_gone_on_with_again_and_again(ada: Client) -> None:
     assert whole["metadata"]["seams"] == [*seams, len(counted(9))]
 
 
-def test_what_goes_on_can_be_stopped_and_keeps_all(ada: Client) -> None:
-    started = ada.start("Count", f"ollama/{SLOW}")
+def test_what_goes_on_can_be_stopped_and_keeps_all(ada: Client, fake_models: FakeModels) -> None:
+    started = ada.start("Count", f"ollama/{fake_models.slow()}")
     first = stop(ada, started)
     again = go_on(ada, started)
     second = stop(ada, again, after=len(first["content"]) + 5)
@@ -153,7 +153,7 @@ def test_a_model_that_takes_no_beginning_is_asked_by_a_further_turn(ada: Client,
 
 def test_all_readers_of_it_see_one_whole_answer(ada: Client, broken: tuple[Started, dict[str, Any]]) -> None:
     started, _ = broken
-    again = go_on(ada, started, modelId=f"ollama/{SLOW}")
+    again = go_on(ada, started, modelId="ollama/count-60,delay=0.02")
     with ThreadPoolExecutor(4) as pool:
         heard = list(pool.map(lambda _: list(ada.follow(again["generationId"])), range(4)))
     assert heard == [heard[0]] * 4
@@ -163,7 +163,7 @@ def test_all_readers_of_it_see_one_whole_answer(ada: Client, broken: tuple[Start
 
 def test_while_it_grows_it_is_running_with_what_it_had(ada: Client, broken: tuple[Started, dict[str, Any]]) -> None:
     started, before = broken
-    again = go_on(ada, started, modelId="ollama/count-500,delay=0.02")
+    again = go_on(ada, started, modelId="ollama/count-2000,delay=0.05")
     now = ada.answer(started)
     assert (now["status"], now["generation_id"]) == ("running", again["generationId"])
     assert (now["content"], now["finish_reason"], now["error"]) == (before["content"], None, None)
@@ -226,7 +226,7 @@ def test_many_who_go_on_at_once_are_one_and_the_others_are_told(
     ada: Client, fake_models: FakeModels, broken: tuple[Started, dict[str, Any]]
 ) -> None:
     started, _ = broken
-    model = f"count-200,delay=0.02,test={key()}"
+    model = fake_models.slow()
     path = f"/api/chat/messages/{started['messageId']}/continue"
     with ThreadPoolExecutor(8) as pool:
         body = {"modelId": f"ollama/{model}"}

@@ -196,12 +196,14 @@ def test_a_conversations_stream_answers_its_last_question_once(ada: Client, fake
 
 
 def test_a_reader_who_comes_back_to_an_older_answer_gets_its_rest(ada: Client, fake_models: FakeModels) -> None:
-    started = ada.start("x", "openai/count-30,delay=0.02")
+    model = fake_models.slow(30)
+    started = ada.start("x", f"openai/{model}")
     path = f"/api/chat/conversations/{started['conversationId']}/stream"
     stream = ada.frames(path)
     seen = [next(stream) for _ in range(6)]
     stream.close()  # type: ignore[attr-defined]
     ada.call("POST", f"/api/chat/messages/{started['messageId']}/regenerate", {"modelId": "openai/echo"}, 201)
+    fake_models.hurry(model)
     rest = list(ada.frames(path, seen[-1].id))
     assert json.loads(rest[-2].data)["content"] == " ".join(str(n) for n in range(1, 31))
     chunks = [json.loads(frame.data)["content"] for frame in seen + rest if frame.event == "chunk"]
@@ -282,9 +284,13 @@ def test_the_rest_twin_sends_the_last_ten_messages_and_its_own_defaults(ada: Cli
 )
 def test_what_a_model_api_refuses_is_told_by_its_kind(ada: Client, scenario: str, status: int, code: str) -> None:
     model = f"openai/{scenario}"
-    error = ada.call("POST", "/api/v1/ai/chat", {"message": "x", "model": model}, status)["error"]
+    twin = Client(ada.url)
+    twin.http.headers.update(ada.http.headers)
+    with ThreadPoolExecutor(1) as pool:  # at once: a timeout is waited for once
+        asked = pool.submit(twin.call, "POST", "/api/v1/ai/chat", {"message": "x", "model": model}, status)
+        started, frames = ada.ask("x", model)
+    error = asked.result()["error"]
     assert error["code"] == code
-    started, frames = ada.ask("x", model)
     assert frames[-1].event == "fail"
     assert json.loads(frames[-1].data)["code"] == code
     stored = ada.answer(started)
