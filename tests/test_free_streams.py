@@ -157,6 +157,36 @@ def test_a_reader_who_is_too_slow_ends_the_stream_and_gets_what_was_taken(room: 
     assert read(stream) == [Frame(data)] * 3
 
 
+def test_a_sender_who_waits_is_slowed_to_the_pace_of_the_reader() -> None:
+    stream = create_sse_stream(max_queued=2)
+
+    def send() -> None:
+        with stream:
+            for number in range(500):
+                stream.send(data=number, wait_seconds=20)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    assert [frame.data for frame in read(stream)] == [str(number) for number in range(500)]
+    sender.join(10)
+    assert stream.reason == "the stream was closed"
+
+
+def test_a_sender_who_waited_in_vain_ends_the_stream_too() -> None:
+    stream = create_sse_stream(max_queued=1)
+    stream.send(data=1)
+    with pytest.raises(StreamClosed, match="too slow"):
+        stream.send(data=2, wait_seconds=0.01)
+
+
+def test_a_reader_who_leaves_frees_a_sender_who_waits() -> None:
+    stream = create_sse_stream(max_queued=1)
+    stream.send(data=1)
+    threading.Timer(0.05, stream.leave).start()
+    with pytest.raises(StreamClosed, match="the reader left"):
+        stream.send(data=2, wait_seconds=60)
+
+
 def test_one_event_may_be_larger_than_all_the_room() -> None:
     with create_sse_stream(max_queued_bytes=10) as stream:
         stream.send(data="x" * 100)

@@ -1,7 +1,8 @@
 """A free stream: somebody sends, one reader reads, and between them is a bounded queue.
 
 It works where threads do, and so in gevent's greenlets too, once gevent has patched `threading`. Invariants: what `send`
-has taken is read in that order, up to the end; a stream ends once, and says why; nobody waits but the reader.
+has taken is read in that order, up to the end; a stream ends once, and says why; nobody waits but the reader, and a
+sender that wants to.
 """
 
 from __future__ import annotations
@@ -67,19 +68,27 @@ class SSEStream:
     # for the sender
 
     def send(
-        self, *, event: str | None = None, data: Any = NOTHING, id: str | int | None = None, retry: int | None = None
+        self,
+        *,
+        event: str | None = None,
+        data: Any = NOTHING,
+        id: str | int | None = None,
+        retry: int | None = None,
+        wait_seconds: float = 0.0,
     ) -> None:
-        """Queue one event, for the reader to take. Never waits.
+        """Queue one event, for the reader to take; wait at most *wait_seconds* for room.
 
         Text is sent as it is, anything else as JSON. *retry* alone tells the reader how many milliseconds to wait before
         it comes back. Raises StreamClosed where nobody will read it; ValueError, TypeError for what cannot be sent.
         """
         block = encoded(event=event, data=data, id=id, retry=retry)
         with self._changed:
+            if wait_seconds:
+                self._changed.wait_for(lambda: self._reason is not None or not self._is_full(block), wait_seconds)
             if self._reason is None and not self._is_full(block):
                 self._queue.append(block)
                 self._bytes += len(block)
-                self._changed.notify()
+                self._changed.notify_all()
                 return
         self._end(FULL)  # unless it has ended before
         raise StreamClosed(self._reason or FULL)
@@ -147,8 +156,10 @@ class SSEStream:
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._reason, self._heartbeat_seconds)
             block = b"".join(self._queue)
-            self._queue.clear()
-            self._bytes = 0
+            if block:
+                self._queue.clear()
+                self._bytes = 0
+                self._changed.notify_all()
             if block or self._reason:
                 return block
         return self._heartbeat
