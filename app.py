@@ -24,10 +24,10 @@ from chatapp.eventlog.sql import Store
 from chatapp.pace import Pace
 from chatapp.passing import Passing
 from chatapp.readers import Readers
-from chatapp.routes import _cors, _json, _stream
+from chatapp.routes import _body, _cors, _json, _stream
 from chatapp.routes import metrics as routes_metrics
 from chatapp.runners import Runners
-from chatapp.services import Site, conversations
+from chatapp.services import Site, conversations, usage
 from chatapp.settings import ROOT, Settings
 
 logger = logging.getLogger("chatapp")
@@ -51,6 +51,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         OPENAPI_URL_PREFIX="/api",
         OPENAPI_JSON_PATH="openapi.json",
     )
+    app.wsgi_app = _body.Deadline(app.wsgi_app, settings.body_seconds)  # type: ignore[method-assign]
     if settings.proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, *[settings.proxies] * 3)  # type: ignore[method-assign]  # for, proto, host
     db.init_app(app)
@@ -78,6 +79,8 @@ def assemble(app: Flask, settings: Settings) -> Site:
     cache = caches.load(settings)
     runners.on_end.append(partial(responses.keep, cache, settings))
     runners.on_end.append(partial(conversations.tell_answered, engine, connections))
+    passing = Passing(configured, settings)
+    passing.on_spent.append(partial(usage.count, engine))
     return Site(
         settings,
         engine,
@@ -86,7 +89,7 @@ def assemble(app: Flask, settings: Settings) -> Site:
         cache,
         configured,
         runners,
-        Passing(configured, settings),
+        passing,
         Readers(engine, bell, settings),
         connections,
         Pace(lambda: log.appended),

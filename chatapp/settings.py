@@ -234,6 +234,12 @@ class Settings:
         default=20.0,
         parse=number(0.5, 600),
     )
+    body_seconds: float = setting(
+        "CHATAPP_BODY_SECONDS",
+        "the body of a request has to arrive within this time, and a second more per 100 kB",
+        default=15.0,
+        parse=number(0.5, 600),
+    )
     drain_seconds: float = setting(
         "CHATAPP_DRAIN_SECONDS",
         "how long running answers may go on when the site is stopped; the rest is gone on with at the next start",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
@@ -25,6 +26,34 @@ def test_bodies_that_never_arrive_hold_no_connection_to_the_database(ada: Client
             ada.call("GET", "/api/auth/me", timeout=5)
         _, frames = ada.ask("still here")
         assert frames[-1].event == "done"
+
+
+def test_a_body_that_drips_is_refused_in_time_and_its_place_is_free(new_site: Callable[..., Site]) -> None:
+    site = new_site(CHATAPP_BODY_SECONDS="1")
+    ada = site.new_user()
+    head = (
+        f"POST /api/chat/start HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Authorization: {ada.http.headers['Authorization']}\r\n"
+    )
+    for length in ("Content-Length: 100", "Transfer-Encoding: chunked"):
+        with socket.create_connection(("127.0.0.1", site.port), timeout=20) as raw:
+            raw.sendall(f"{head}{length}\r\n\r\n".encode())
+            begun, answered = time.monotonic(), b""
+            raw.settimeout(0.3)
+            while time.monotonic() < begun + 20:
+                with contextlib.suppress(TimeoutError, OSError):
+                    raw.sendall(
+                        b"{" if length.startswith("Content") else b"1\r\n{\r\n"
+                    )  # each byte is in time by itself
+                    data = raw.recv(65_536)
+                    answered += data
+                    if not data and answered:  # closed: nothing is kept for who is that slow
+                        break
+                time.sleep(0.1)
+            assert b" 400 " in answered.partition(b"\r\n")[0], answered
+            assert b"did not arrive in time" in answered
+            assert time.monotonic() - begun < 15
+    ada.call("GET", "/api/auth/me", timeout=5)
 
 
 def test_a_rush_of_sign_ins_is_turned_away_in_part_and_breaks_nothing(new_site: Callable[..., Site]) -> None:

@@ -207,7 +207,7 @@ def application() -> flask.Flask:
 def routes() -> Iterator[str]:
     """Yield the API's routes: "METHOD rule"."""
     for rule in application().url_map.iter_rules():
-        if rule.endpoint.split(".")[0] not in ("static", "pages", "api-docs"):
+        if rule.endpoint.split(".")[0] not in ("static", "pages", "docs", "api-docs"):
             for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
                 yield f"{method} {rule.rule}"
 
@@ -302,16 +302,6 @@ def talk(client: Client, model: str = "openai/echo", *, ended: bool = True, nonc
     return Talk(client, ids)
 
 
-def newcomer(client: Client) -> Client:
-    """Return somebody else who is signed in to the same site."""
-    other = Client(client.url)
-    email = f"new-{uuid.uuid4().hex[:12]}@example.org"
-    body = {"email": email, "password": "correct horse battery", "name": "New"}
-    other.sign(other.call("POST", "/api/auth/register", body, 201))
-    other.email = email
-    return other
-
-
 def for_admins(route: str) -> bool:
     return bool(FOR_ADMINS.search(route))
 
@@ -327,6 +317,16 @@ def made_for(route: str, admin: Client, new_user: Callable[[], Client] | None = 
         ids["plan_name"] = f"plan-{uuid.uuid4().hex[:8]}"
         admin.call("POST", "/api/plans", {"name": ids["plan_name"]}, 201)
     return ids
+
+
+def newcomer(client: Client) -> Client:
+    """Return somebody else who is signed in to the same site."""
+    other = Client(client.url)
+    email = f"new-{uuid.uuid4().hex[:12]}@example.org"
+    body = {"email": email, "password": "correct horse battery", "name": "New"}
+    other.sign(other.call("POST", "/api/auth/register", body, 201))
+    other.email = email
+    return other
 
 
 def check_error(response: requests.Response, status: int, code: str | None = None) -> dict[str, Any]:
