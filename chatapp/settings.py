@@ -211,7 +211,7 @@ class Settings:
     )
     streams_per_minute: int = setting(
         "CHATAPP_STREAMS_PER_MINUTE",
-        "answers that one person may begin in a minute by `/ai/chat`",
+        "streams that one person may begin in a minute by `/ai/chat/stream`",
         default=10,
         parse=whole(1, 100_000),
     )
