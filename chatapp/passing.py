@@ -10,7 +10,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import gevent
@@ -21,6 +21,7 @@ from chatapp.eventlog import EventLog
 from chatapp.eventlog.memory import Store
 from chatapp.events import Event, Failed
 from chatapp.models.generations import Generation
+from chatapp.models.usage import Spent
 from chatapp.providers import Provider
 from chatapp.runner import BROKEN_MESSAGE, Job, Runner
 from chatapp.runners import RESTART_SECONDS, RESTARTING, Ended
@@ -49,6 +50,7 @@ class Passing:
         self.log = EventLog(self._store, Bell())
         self.draining = False
         self.on_end: list[Ended] = []  # called with each answer that ended, and its terminal event
+        self.on_spent: list[Callable[[Job, Spent], None]] = []  # with what each cost, also one whose readers left
         self._providers = providers
         self._settings = settings
         self._owner = str(uuid.uuid4())
@@ -110,8 +112,17 @@ class Passing:
             logger.exception("generation %s: the runner failed", runner.generation_id)
             self.log.warn(runner.generation_id, Failed(AppError.code, BROKEN_MESSAGE, retryable=True))
             return
+        finally:
+            self._tell_spent(runner)
         if runner.terminal is not None:
             self._tell_end(runner.job, runner.terminal)
+
+    def _tell_spent(self, runner: Runner) -> None:
+        for spent in self.on_spent:
+            try:
+                spent(runner.job, runner.spent())
+            except Exception:
+                logger.exception("generation %s: what it cost could not be stored", runner.generation_id)
 
     def _tell_end(self, job: Job, terminal: Event) -> None:
         for ended in self.on_end:

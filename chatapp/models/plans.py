@@ -65,7 +65,7 @@ def remove(session: Session, plan: Plan) -> None:
 
 def people(session: Session) -> dict[str | None, int]:
     """Return how many people have which plan; None stands for those who were given none."""
-    return {plan: count for plan, count in session.execute(select(User.plan, func.count()).group_by(User.plan))}
+    return dict(session.execute(select(User.plan, func.count()).group_by(User.plan)).tuples().all())
 
 
 def is_promised(session: Session, plan: str) -> bool:

@@ -120,13 +120,13 @@ def register(email: str, password: str, *, name: str | None, invite: str | None)
 
 
 def check_admission(session: Session, mode: str, email: str, invite: str | None) -> Invite | None:
-    """Return the invite that admits *email*, None where none is needed. Raises Forbidden."""
-    if mode == "open":
-        return None
+    """Return the invite by which *email* comes, None where there is none and none is needed. Raises Forbidden."""
     if mode == "closed":
         raise Forbidden("This site takes no new accounts.")
     invitation = accounts.invite_by_hash(session, digest(invite)) if invite else None
-    if invitation is None or (invitation.email and invitation.email != email):
+    if invitation is not None and invitation.email and invitation.email != email:
+        invitation = None
+    if invitation is None and mode != "open":
         raise Forbidden("You need an invitation to join. Ask the person who runs this site.")
     return invitation
 

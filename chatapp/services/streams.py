@@ -23,7 +23,7 @@ from chatapp.models.generations import Generation
 from chatapp.runner import Job
 from chatapp.runners import turns
 from chatapp.services import conversations as talks
-from chatapp.services import generations, models, site
+from chatapp.services import generations, site, usage
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def begin_passing(user: User, talk: Talk, *, key: str | None) -> Generation:
     held = parts.passing.join(user.id, key)
     if held is not None:
         return held
-    model_id = models.resolve(parts, talk.model, field="model")
+    model_id = usage.model_for(user, talk.model, field="model")
     held = parts.passing.join(user.id, key)  # who came meanwhile
     if held is not None:
         return held

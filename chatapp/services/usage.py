@@ -7,10 +7,14 @@ from datetime import UTC, date, datetime, time, timedelta
 from math import ceil
 from typing import Any
 
-from chatapp.database import db, glance, utcnow
+from sqlalchemy import Engine
+
+from chatapp.database import connected, db, glance, utcnow
 from chatapp.errors import QuotaExceeded
 from chatapp.models import usage
 from chatapp.models.accounts import User
+from chatapp.models.usage import Spent
+from chatapp.runner import Job
 from chatapp.services import plans, site
 from chatapp.services.accounts import require_admin
 
@@ -50,6 +54,12 @@ def check_quota(user: User) -> None:
 def renews_at() -> datetime:
     """Return the next midnight UTC."""
     return datetime.combine(utcnow().date() + timedelta(days=1), time(), UTC)
+
+
+def count(engine: Engine, job: Job, spent: Spent) -> None:
+    """Store what an answer cost that is not stored itself. Outside any request."""
+    with connected(engine, writes=True) as connection:
+        usage.add_passing(connection, job.user_id, job.model, spent)
 
 
 def of_all(
