@@ -20,7 +20,6 @@ from gevent import Greenlet
 from sqlalchemy import Engine
 
 from chatapp import metrics
-from chatapp import metrics
 from chatapp.bells import Bell
 from chatapp.database import session_of
 from chatapp.errors import Overloaded, RateLimited
@@ -35,7 +34,6 @@ TELL_SECONDS = 2.0  # how often the counts are told although they did not change
 FORGET_SECONDS = 3 * TELL_SECONDS  # another process that said nothing for this long is gone
 AT_ONCE = 500  # readers asked for in one query
 LEFT = "left"  # by the reader
-LEFT = "left"  # by the reader
 
 
 @dataclass(eq=False)
@@ -48,7 +46,6 @@ class Reader:
     wake: Callable[[], None]
     asked_at: float
     allowed: bool = True
-    ended: str = LEFT  # why, for the metrics
     ended: str = LEFT  # why, for the metrics
     counted: bool = True
 
@@ -84,7 +81,6 @@ class Readers:
         self._mine[user_id] += 1
         self._changed = True
         metrics.stream_opened()
-        metrics.stream_opened()
         return self._add(Reader(user_id, sign_in_id, generation_id, wake, time.monotonic()))
 
     def watch(self, user_id: str, sign_in_id: str | None, wake: Callable[[], None]) -> Reader:
@@ -103,7 +99,6 @@ class Readers:
             del self._readers[reader]
             if not reader.counted:
                 return
-            metrics.stream_closed(reader.ended)
             metrics.stream_closed(reader.ended)
             self._mine[reader.user_id] -= 1
             if not self._mine[reader.user_id]:

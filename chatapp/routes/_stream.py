@@ -147,7 +147,6 @@ class Stream:
                 return
             if self.site.readers.closing and not batch:
                 self.reader.ended = "restart"
-                self.reader.ended = "restart"
                 yield self.sent_away()
                 return
             data = wire(self.dialect, batch, context=self.context, cursor=self.cursor, prefix=self.prefix)
@@ -158,14 +157,12 @@ class Stream:
                 said_at = now
                 yield data
         self.reader.ended = "answered"
-        self.reader.ended = "answered"
 
     def sent_away(self) -> bytes:
         """Return what a reader is told whom this process cannot serve any longer."""
         return come_back_soon()
 
     def _failure(self, error: AppError) -> bytes:
-        self.reader.ended = error.code
         self.reader.ended = error.code
         return failure(self.dialect, error)
 

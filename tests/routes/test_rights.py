@@ -227,7 +227,7 @@ def test_a_view_that_was_left_open_would_be_found(bare: flask.Flask) -> None:
 def test_reading_changes_nothing(house: Site, people: dict[str, Client]) -> None:
     one = talk(people["owner"])
     unasked = people["owner"].call("POST", "/api/chat/conversations", {}, 201)["id"]
-    admin = people["admin"]
+    admin, ids = people["admin"], {"user_id": people["owner"].user["id"], "plan_name": "PRO"}
     for route in [route for route in EXAMPLES if route.startswith("GET ") and route not in api.ASKING]:
         before = api.tables(house)
         client = admin if api.for_admins(route) else one.client
