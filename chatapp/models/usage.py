@@ -33,15 +33,16 @@ class Spent(NamedTuple):
     completion: int = 0
 
 
-ADD = Prepared(
-    text(
-        "INSERT INTO usage (user_id, day, model, answers, prompt_tokens, completion_tokens) "
-        "SELECT user_id, :day, model, 1, :prompt, :completion FROM generations WHERE id = :of "
-        "ON CONFLICT (user_id, day, model) DO UPDATE SET answers = usage.answers + 1, "
-        "prompt_tokens = usage.prompt_tokens + excluded.prompt_tokens, "
-        "completion_tokens = usage.completion_tokens + excluded.completion_tokens"
-    )
+INTO = "INSERT INTO usage (user_id, day, model, answers, prompt_tokens, completion_tokens) "
+OR_MORE = (
+    " ON CONFLICT (user_id, day, model) DO UPDATE SET answers = usage.answers + 1, "
+    "prompt_tokens = usage.prompt_tokens + excluded.prompt_tokens, "
+    "completion_tokens = usage.completion_tokens + excluded.completion_tokens"
 )
+ADD = Prepared(
+    text(f"{INTO}SELECT user_id, :day, model, 1, :prompt, :completion FROM generations WHERE id = :of{OR_MORE}")
+)
+ADD_PASSING = Prepared(text(f"{INTO}VALUES (:whose, :day, :model, 1, :prompt, :completion){OR_MORE}"))
 OF_DAY = Prepared(
     select(func.coalesce(func.sum(Usage.prompt_tokens + Usage.completion_tokens), 0)).where(
         Usage.user_id == bindparam("whose"), Usage.day == bindparam("on")
@@ -56,6 +57,13 @@ def today() -> str:
 def add(connection: Connection, generation_id: str, spent: Spent) -> None:
     """Count an answer that has just ended, for the person who asked."""
     ADD.change(connection, of=generation_id, day=today(), prompt=spent.prompt, completion=spent.completion)
+
+
+def add_passing(connection: Connection, user_id: str, model: str, spent: Spent) -> None:
+    """Count an answer of which nothing else is stored."""
+    ADD_PASSING.change(
+        connection, whose=user_id, model=model, day=today(), prompt=spent.prompt, completion=spent.completion
+    )
 
 
 def of_day(connection: Connection | sqlite3.Connection, user_id: str, day: str) -> int:
