@@ -181,7 +181,7 @@ def test_two_hundred_messages_and_dates_of_every_kind_are_taken(ada: Client) -> 
     messages[1]["timestamp"] = "2024-01-01T00:00:00.000Z"
     messages[2]["timestamp"] = None  # type: ignore[assignment]
     del messages[3]["timestamp"]
-    assert answer(ada, request(*messages)) == "199"
+    assert answer(ada, request(*messages)) == "\n\n".join(map(str, range(200)))  # models take no two turns of one role
     long = said("y" * 40_000, role="assistant")  # an answer of the site's own may be longer than a question
     assert told(ada, said("a"), long, said("b"))[2] == ("assistant", long["content"])
 
