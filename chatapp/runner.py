@@ -32,6 +32,7 @@ from chatapp import failpoints, metrics
 from chatapp.answer import INTERRUPTED, Answer, fold
 from chatapp.errors import AnswerTooLarge, Interrupted, Overloaded, ProviderError, ProviderTimeout
 from chatapp.eventlog import EventLog, LeaseLost
+from chatapp.eventlog.memory import Logs
 from chatapp.events import Entry, Event, Failed, Finished, Reasoning, Sources, Started, Status, Token, Usage
 from chatapp.models import generations
 from chatapp.models.usage import Spent
@@ -46,6 +47,9 @@ MESSAGE = MessageSchema()  # once: to make one takes longer than to use it
 CHARS_PER_TOKEN = 4  # a rule of thumb for English, used where an API counts nothing; the usage is marked as estimated
 MAX_EVENTS = 500_000  # an answer cut into single bytes may be short and still too much
 MAX_EVENT_CHARS = 64 * 1024  # of pieces that are joined: a reader's own parser may have a limit
+ADRIFT_SECONDS = 3.0  # the same for an answer that need not be stored: then it goes on in memory
+ADRIFT = "adrift"  # what readers are told then
+SPARE_SECONDS = 60.0  # how long it is kept in memory after its end, for slow readers
 FULL_SECONDS = 3.0  # the same for a full disk, which is no matter of waiting
 MAX_GATHERED = 4096  # pieces; a model that is faster than the database is read no further until they are stored
 MAX_TAKEN = 2  # how often an answer is gone on with by itself
@@ -96,6 +100,11 @@ class Job:
     orphan: bool = False  # another runner began it
 
     @property
+    def lenient(self) -> bool:
+        """Say whether its readers are told what cannot be stored: their client has the history itself."""
+        return "turns" in self.params
+
+    @property
     def provider(self) -> str:
         return self.model.partition("/")[0]
 
@@ -110,6 +119,16 @@ class Times:
     pieces: bool = False
 
 
+@dataclass(frozen=True)
+class Adrift:
+    """Where an answer left its log to go on in memory."""
+
+    log: EventLog
+    seq: int
+    unsure: Sequence[Event]  # the batch that may be stored, or not
+    spare: Logs
+
+
 class Runner:
     """Makes one answer. `run` returns when its log has a terminal entry, or belongs to someone else."""
 
@@ -122,6 +141,7 @@ class Runner:
         providers: Mapping[str, Provider],
         owner: str,
         settings: Settings,
+        spare: Logs | None = None,
     ) -> None:
         self.generation_id = generation_id
         self._load = load
@@ -129,6 +149,8 @@ class Runner:
         self._providers = providers
         self._owner = owner
         self._settings = settings
+        self._spare = spare  # in memory
+        self._adrift: Adrift | None = None
         self.job: Job
         self._seq = 0
         self._folded = Answer()
@@ -163,8 +185,9 @@ class Runner:
         self._obey(HandedBack())
 
     def lose(self) -> None:
-        """Leave at once: the lease is lost."""
-        self._obey(LeaseLost(self.generation_id))
+        """Leave at once: the lease is lost. An answer that goes on in memory needs none."""
+        if self._adrift is None:
+            self._obey(LeaseLost(self.generation_id))
 
     def _obey(self, order: Exception) -> None:
         self._order = order
@@ -499,11 +522,41 @@ class Runner:
                 self._log.append(self.generation_id, events, after=self._seq, owner=self._owner, within=within)
                 break
             except (DBAPIError, Overloaded) as error:
+                if self._spare is not None and self.job.lenient and time.monotonic() - begun > ADRIFT_SECONDS:
+                    self._go_adrift(events, self._spare)
+                    self._spare = None  # once
+                    continue
                 if time.monotonic() - begun > (FULL_SECONDS if is_full(error) and seconds is None else patience):
                     raise
                 self._wait(pause)
                 pause = min(2 * pause, 1.0)
         self._remember(events)
+
+    def _go_adrift(self, unsure: Sequence[Event], spare: Logs) -> None:
+        """Go on in memory, and take the readers of this process along: what is not stored does not keep them waiting.
+
+        They see what may never be stored, so nobody else does. It is not known whether the batch *unsure* is.
+        """
+        logger.exception("generation %s: it goes on in memory, since it cannot be stored now", self.generation_id)
+        self._adrift = Adrift(self._log, self._seq, unsure, spare)
+        spare.memory.take_up(self.generation_id, owner=self._owner, last_seq=self._seq)
+        self._log.warn(self.generation_id, Failed(ADRIFT, STORAGE_MESSAGE, retryable=True))
+        self._log = spare
+
+    def _come_ashore(self, within: Callable[[Connection | None], None]) -> None:
+        """Store what went on in memory and has ended. Raises LeaseLost, and the database's error when it stays away."""
+        adrift, seconds = self._adrift, self._settings.total_seconds
+        if adrift is None:
+            return
+        events = [entry.event for entry in self._log.read_all(self.generation_id)]
+        self._log, self._seq = adrift.log, adrift.seq
+        try:
+            first, rest = adrift.unsure, events[len(adrift.unsure) :]
+            self._append(first, within=None if rest else within, seconds=seconds)  # again as it was: it may be there
+            if rest:
+                self._append(rest, within=within, seconds=seconds)
+        finally:
+            gevent.spawn_later(SPARE_SECONDS, adrift.spare.memory.drop, self.generation_id)
 
     def _wait(self, seconds: float) -> None:
         gevent.sleep(seconds)
@@ -532,6 +585,7 @@ class Runner:
                 generations.finish(connection, self.generation_id, message_id, values, counted)
 
         self._append(events, within=within, seconds=self._settings.total_seconds)
+        self._come_ashore(within)
         self.terminal = events[-1]
         self._count(values["status"], spent, self.terminal)
         logger.info("generation %s: %s after %d events", self.generation_id, values["status"], self._seq)
@@ -623,6 +677,10 @@ def joined(pieces: Sequence[Token | Reasoning]) -> list[Event]:
     """
     if len(pieces) == 1 and "\0" not in pieces[0].content:  # nearly always
         return [pieces[0]]
+    if all(type(piece) is Token for piece in pieces):
+        text = "".join([piece.content for piece in pieces])
+        if len(text) <= MAX_EVENT_CHARS:
+            return [Token(text.replace("\0", "\ufffd"))]
     events: list[Event] = []
     kind: type[Token | Reasoning] = type(pieces[0])
     texts: list[str] = []

@@ -86,7 +86,8 @@ class Channel:
         self.warning = None
         if self._taps and entries:
             self._offer(Batch(entries))
-        self._wake_waiting()
+        if self._waiting:
+            self._wake_waiting()
 
     def warn(self, event: Failed) -> None:
         """Let those who follow now know of *event*, which is in no log."""
@@ -96,9 +97,8 @@ class Channel:
         self._wake_waiting()
 
     def _wake_waiting(self) -> None:
-        if self._waiting:
-            signal, self._signal = self._signal, Signal()
-            signal.set()
+        signal, self._signal = self._signal, Signal()
+        signal.set()
 
     def _offer(self, batch: Batch) -> None:
         terminal = batch.entries[-1].event.terminal

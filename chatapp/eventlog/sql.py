@@ -173,13 +173,10 @@ class Append(NamedTuple):
     generation_id: str
     events: Sequence[Event]
     after: int
+    to: int
     owner: str
     within: Within | None
     done: Done
-
-    @property
-    def to(self) -> int:
-        return self.after + len(self.events)
 
 
 class Row(NamedTuple):
@@ -237,7 +234,7 @@ class Store:
     ) -> None:
         if self._writer is None or self._writer.dead:
             self._writer = gevent.spawn(self._write_for_ever)
-        self._pending.append(Append(generation_id, events, after, owner, within, done))
+        self._pending.append(Append(generation_id, events, after, after + len(events), owner, within, done))
         self._wake.set()
 
     def writes(self, generation_id: str) -> bool:
@@ -248,8 +245,8 @@ class Store:
             self._wake.wait()
             self._wake.clear()
             group, self._pending = self._pending, []
-            plain = [item for item in group if item.within is None]
-            others = [item for item in group if item.within is not None] if len(plain) < len(group) else []
+            others = [item for item in group if item.within is not None]
+            plain = [item for item in group if item.within is None] if others else group
             for part in (plain, others):
                 if part:
                     self._commit(part)
@@ -284,8 +281,13 @@ class Store:
             self._seqs.pop(item.generation_id, None)
         else:
             self._seqs[item.generation_id] = item.to
+        events = item.events
+        if len(events) == 1:  # nearly all
+            entries = [Entry(item.to, events[0])]
+        else:
+            entries = [Entry(seq, event) for seq, event in enumerate(events, item.after + 1)]
         try:
-            item.done([Entry(seq, event) for seq, event in enumerate(item.events, item.after + 1)], None)
+            item.done(entries, None)
         except Exception:  # one who listens must not keep the others from hearing
             logger.exception("generation %s: what was stored could not be told", item.generation_id)
 
