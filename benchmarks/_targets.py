@@ -29,6 +29,7 @@ ENVIRONMENT = {  # of the site: as people run it, but for limits that a single p
     "CHATAPP_WORKERS": "1",
     "CHATAPP_STREAMS_PER_USER": MANY,
     "CHATAPP_MAX_ANSWER_TOKENS": MANY,
+    "CHATAPP_CACHE_SECONDS": "0",  # all ask the same
 }
 NAMES = {
     "model": "the model itself",
