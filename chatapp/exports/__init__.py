@@ -28,6 +28,7 @@ class Format(Protocol):
 
 
 UNTITLED = "Untitled conversation"
+NONE = "There are no conversations."
 ENDINGS = {
     "running": "This answer was still being written.",
     "stopped": "This answer was stopped.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from chatapp.exports import Talk, author, caption, minute, remarks, source, title
+from chatapp.exports import NONE, Talk, author, caption, minute, remarks, source, title
 
 MEDIA_TYPE = "text/markdown"
 SUFFIX = "md"
@@ -13,11 +13,14 @@ WHOLE_TREE = False
 
 
 def dump(talks: Iterable[Talk], exported_at: str) -> Iterator[bytes]:
+    number = -1
     for number, talk in enumerate(talks):
         rule = "\n---\n\n" if number else ""
         yield f"{rule}# {one_line(title(talk.head))}\n\n_{caption(talk.head, exported_at)}_\n".encode()
         for message in talk.messages:
             yield "".join(parts(message)).encode()
+    if number < 0:
+        yield f"{NONE}\n".encode()
 
 
 def parts(message: dict[str, Any]) -> Iterator[str]:

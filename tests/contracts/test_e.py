@@ -483,7 +483,7 @@ def test_a_command_is_carried_out_once_per_key(ada: Client) -> None:
 
 
 def test_a_site_without_any_model_carries_commands_out(new_site: Callable[..., Site]) -> None:
-    empty = {name: "" for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY")}
+    empty = dict.fromkeys(("OPENAI_BASE_URL", "OPENAI_API_KEY", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY"), "")
     own = new_site(**empty, OLLAMA_HOST="http://127.0.0.1:1")
     ada = own.new_user()
     assert "`/title" in said(ada, "/help", model=None)
