@@ -143,23 +143,6 @@ def sweep(session: Session, *, over_since: datetime, at_most: int) -> int:
     return len(found)
 
 
-def of_question(session: Session, generation_id: str, user_id: str, content: str) -> Generation | None:
-    """Return the generation if it answers a question of this user's that says *content*, word for word."""
-    return session.scalar(
-        select(Generation)
-        .join(Conversation, Conversation.id == Generation.conversation_id)
-        .join(Message, Message.id == Generation.question_id)
-        .where(Generation.id == generation_id, Conversation.user_id == user_id, Message.content == content)
-    )
-
-
-def latest(session: Session, conversation_id: str) -> Generation | None:
-    """Return the conversation's newest generation, a running one before any other."""
-    newest = (Generation.ended_at.is_not(None), Generation.created_at.desc(), Generation.id)
-    where = Generation.conversation_id == conversation_id
-    return session.scalar(select(Generation).where(where).order_by(*newest).limit(1))
-
-
 def open_once_more(session: Session, generation_id: str, *, at_most: int) -> bool:
     """Count an opening; False if there were *at_most* already. One statement, so that no race opens one too many."""
     opened = session.scalar(
