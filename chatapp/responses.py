@@ -12,6 +12,7 @@ import logging
 
 import orjson
 
+from chatapp import metrics
 from chatapp.caches import Cache
 from chatapp.events import Event, Finished
 from chatapp.runner import Job, Script
@@ -30,10 +31,15 @@ def find(cache: Cache, settings: Settings, job: Job) -> Script | None:
         return None
     try:
         kept = cache.get(key(settings, job))
-        return Script(kept.decode(), CACHED) if kept is not None else None
+        script = Script(kept.decode(), CACHED) if kept is not None else None
     except Exception:
         logger.exception("generation %s: the cache failed; the model is asked", job.message["generation_id"])
-        return None
+        script = None
+    if script is None:
+        metrics.cache_miss()
+    else:
+        metrics.cache_hit()
+    return script
 
 
 def keep(cache: Cache, settings: Settings, job: Job, terminal: Event) -> None:
