@@ -19,7 +19,7 @@ from tests.providers.test_streams import API, READERS, replayed
 from tests.support.fake_models import FakeModels
 from tests.support.site import Client, Site
 
-pytestmark = pytest.mark.timeout(7200 if LONG else 120)
+pytestmark = pytest.mark.timeout(7200 if LONG else 240)
 CORPUS = list(scripts())
 SIZES = range(1, 65 if LONG else 17)
 LIVE = CORPUS if LONG else CORPUS[::5]

@@ -14,7 +14,7 @@ from tests.faults import LONG
 from tests.faults._streams import Watched, text_of, whole_text
 from tests.support.site import Client, Site, wait_until
 
-pytestmark = pytest.mark.timeout(7200 if LONG else 120)
+pytestmark = pytest.mark.timeout(7200 if LONG else 240)
 CHUNKS = 1_000_000 if LONG else 50_000
 LOGINS = 200 if LONG else 14
 UNRELATED = "openai/count-100000,delay=0.01"
