@@ -172,6 +172,53 @@ def test_a_branch_of_another_conversation_cannot_be_shown(people: dict[str, Clie
     assert people["owner"].call("GET", path)["title"] == "hello"
 
 
+# The matrix has no holes
+
+OWN = {  # without anybody's id: they answer with what is the asker's own
+    *(f"{method} /api/chat/conversations" for method in ("GET", "POST")),
+    *(f"{method} /api/projects" for method in ("GET", "POST")),
+    *(f"GET {prefix}/chat/history" for prefix in ("", "/api")),
+    *(f"POST {prefix}/chat/start" for prefix in ("", "/api")),
+    *(f"{method} {prefix}/chat/<session_id>/stream" for method in ("GET", "POST") for prefix in ("", "/api")),
+    "GET /api/auth/me",
+    "POST /api/auth/logout",
+    "POST /api/auth/refresh",
+    "GET /api/chat/export",
+    "GET /api/events",
+    "GET /api/models",
+    "GET /api/usage/me",
+    "POST /api/stream",
+}
+
+
+def test_every_route_is_in_the_matrix() -> None:
+    """A new one names somebody's thing, and is tried by everybody above; or is an admin's, one's own, or open: say which."""
+    left = [route for route in EXAMPLES if route not in NAMED and not api.for_admins(route)]
+    assert set(left) <= OWN | PUBLIC | api.WATCHED, set(left) - OWN - PUBLIC - api.WATCHED
+    assert set(api.routes()) >= OWN
+
+
+def test_nobody_gets_past_who_is_not_signed_in_and_what_is_for_admins_is_for_admins(
+    house: Site, people: dict[str, Client]
+) -> None:
+    one = talk(people["owner"], nonce=uuid.uuid4().hex[:12])
+    ids = {"plan_name": "PRO", "user_id": people["other"].user["id"]}
+    before = kept(house)
+    for route in EXAMPLES:
+        if route in PUBLIC | api.WATCHED:
+            continue
+        for who in ("anonymous", "signed out"):
+            if route != "POST /api/auth/refresh":  # which is asked with another token
+                check_error(one.request(route, people[who], ids=ids, stream=True), 401)
+        if api.for_admins(route):
+            check_error(one.request(route, people["owner"], ids=ids, stream=True), 403)
+            unknown_ids = {"plan_name": "NONE", "user_id": str(uuid.uuid4()), "invite_id": str(uuid.uuid4())}
+            check_error(
+                one.request(route, people["owner"], ids=unknown_ids, stream=True), 403
+            )  # and no word of what there is
+    assert not api.changed(before, kept(house))
+
+
 # Views need a sign-in unless they are marked
 
 PUBLIC = {

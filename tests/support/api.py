@@ -69,7 +69,7 @@ CHAT = {
     "requestId": "key-{nonce}",
     "projectId": "{project_id}",
 }
-HISTORY = {
+SAID = {
     "messages": [{"id": "said-1", "role": "user", "content": "hello", "timestamp": "2024-01-01T00:00:00Z"}],
     "model": "openai/echo",
     "chatId": "history-{nonce}",
@@ -139,7 +139,7 @@ EXAMPLES = {
     "POST /ai/chat": Example(200, CHAT),
     "POST /api/ai/chat": Example(200, CHAT),
     "POST /api/v1/ai/chat": Example(200, CHAT),
-    "POST /api/stream": Example(200, HISTORY),
+    "POST /api/stream": Example(200, SAID),
     **{f"GET {prefix}/ai/chat/stream": Example(200, query=CHAT) for prefix in ("", "/api", "/api/v1")},
     **{f"POST {prefix}/chat/<session_id>/stream": Example(200, QUESTION) for prefix in ("", "/api")},
     **{f"GET {prefix}/chat/<session_id>/stream": Example(200, query=QUESTION_QUERY) for prefix in ("", "/api")},
@@ -277,7 +277,7 @@ def talk(client: Client, model: str = "openai/echo", *, ended: bool = True, nonc
     started = client.start("hello", model)
     if ended:
         wait_until(lambda: client.answer(started)["status"] != "running")
-    message_id = started["userMessageId"]
+    message_id = started["messageId" if route.endswith("/reaction") else "userMessageId"]
     if route.endswith("/continue"):
         path = f"/api/chat/messages/{message_id}/regenerate"
         message_id = client.call("POST", path, {"modelId": "openai/length"}, 201)["messageId"]
