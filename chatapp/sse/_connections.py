@@ -105,8 +105,8 @@ def sendable(event: str, data: Any) -> tuple[str, str]:
     """Return the event's name and its data as text. Raises ValueError, TypeError for what no stream could send."""
     text = text_of(data)
     encoded(event=single_line(event), data=text)
-    # within JSON, as it travels between processes, some characters take more room
-    if len(text_of([event, text]).encode()) > MAX_BROADCAST_BYTES:
+    # within JSON, as it travels between processes, a character takes up to six bytes
+    if 6 * len(event + text) > MAX_BROADCAST_BYTES and len(text_of([event, text]).encode()) > MAX_BROADCAST_BYTES:
         raise BroadcastTooLarge(f"at most {MAX_BROADCAST_BYTES} bytes can be broadcast")
     return event, text
 

@@ -212,11 +212,13 @@ def text_of(data: Any) -> str:
     """Return *data* as an event carries it: text as it is, anything else as JSON. Raises TypeError, ValueError."""
     if isinstance(data, str):
         return data
-    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=plain).translate(
-        ESCAPED
-    )
+    text = JSON.encode(data)
+    return text if text.isascii() else text.translate(ESCAPED)
 
 
 def plain(value: Any) -> Any:
     """Return what JSON has for a date, a UUID, a dataclass. Raises TypeError for what it has nothing for."""
     return orjson.loads(orjson.dumps(value))
+
+
+JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=plain)

@@ -18,6 +18,7 @@ import requests
 from chatapp import sse
 from chatapp.sse import Frame
 from tests.conftest import SETUPS, making
+from tests.support.redis_server import RedisServer
 from tests.support.site import Client, Site, wait_until
 
 EVERY_SETUP = True
@@ -361,3 +362,22 @@ def test_a_site_that_stops_sends_its_listeners_back_soon(quick_site: Site) -> No
     assert parser.retry is not None
     assert parser.retry < 1000
     quick_site.stop()
+
+
+def test_what_redis_lost_is_noticed_by_who_missed_it(
+    new_site: Callable[..., Site], new_redis: Callable[..., RedisServer], listen: Callable[..., Ear]
+) -> None:
+    redis = new_redis()
+    site = new_site(CHATAPP_WORKERS="2", CHATAPP_REDIS_URL=redis.url)
+    client = site.new_user()
+    tabs = [listen(client) for _ in range(6)]
+    client.call("POST", TALKS, {"title": "before"}, 201)
+    for tab in tabs:
+        assert (tab.data("sync"), tab.data("conversation")["title"]) == ({"missed": False}, "before")
+    redis.kill()
+    client.call("POST", TALKS, {"title": "lost"}, 201)  # where it is made it is heard
+    redis.start()
+    told = [tab.next() for tab in tabs]
+    assert {frame.event for frame in told} <= {"conversation", "sync"}
+    for frame in told:
+        assert frame.event == "conversation" or json.loads(frame.data) == {"missed": True}
