@@ -96,9 +96,11 @@ def check_not_cross_site() -> None:
     """Refuse a GET that begins work when another site's page made it, with the cookie of someone signed in here.
 
     Browsers say so themselves (W3C Fetch Metadata). Who sends a token in a header is meant to: no page can make a browser do
-    that elsewhere, but one that this site allows to (CORS).
+    that elsewhere, but one that this site allows to (CORS), which may come by the cookie too.
     """
-    if "Authorization" not in request.headers and request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+    if "Authorization" in request.headers or request.headers.get("Origin") in site().settings.cors_origins:
+        return
+    if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
         raise Forbidden("Another site may not begin an answer here.")
 
 
