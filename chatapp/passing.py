@@ -15,10 +15,8 @@ from dataclasses import dataclass
 
 import gevent
 
-from chatapp.bells.local import Bell
 from chatapp.errors import AppError, Overloaded
-from chatapp.eventlog import EventLog
-from chatapp.eventlog.memory import Store
+from chatapp.eventlog.memory import Logs
 from chatapp.events import Event, Failed
 from chatapp.models.generations import Generation
 from chatapp.models.usage import Spent
@@ -46,8 +44,7 @@ class Passing:
     """The answers of this process that nobody keeps."""
 
     def __init__(self, providers: Mapping[str, Provider], settings: Settings) -> None:
-        self._store = Store()
-        self.log = EventLog(self._store, Bell())
+        self.log = Logs()
         self.draining = False
         self.on_end: list[Ended] = []  # called with each answer that ended, and its terminal event
         self.on_spent: list[Callable[[Job, Spent], None]] = []  # with what each cost, also one whose readers left
@@ -55,7 +52,7 @@ class Passing:
         self._settings = settings
         self._owner = str(uuid.uuid4())
         self._held: dict[str, Held] = {}
-        self._store.enter(self._owner, lease_seconds=math.inf)
+        self.log.memory.enter(self._owner, lease_seconds=math.inf)
 
     def join(self, user_id: str, key: str | None) -> Generation | None:
         """Return the answer that *user_id* began with this *key* and somebody still reads; the caller holds it too."""
@@ -93,7 +90,7 @@ class Passing:
         if not held.readers:
             del self._held[generation_id]
             held.runner.hand_back()
-            self._store.drop(generation_id)
+            self.log.memory.drop(generation_id)
 
     def drain(self, seconds: float) -> None:
         """Begin no more answers, and give those that run *seconds*: nobody else could go on with them."""

@@ -23,6 +23,7 @@ from chatapp.bells import Bell
 from chatapp.database import checkpoint, session_of, utcnow
 from chatapp.errors import Overloaded
 from chatapp.eventlog import EventLog, LeaseLost
+from chatapp.eventlog.memory import Logs
 from chatapp.events import Event
 from chatapp.models import accounts, conversations, generations
 from chatapp.models.conversations import Said
@@ -57,6 +58,7 @@ class Runners:
         self.on_end: list[
             Ended
         ] = []  # called with each answer that ended here and its terminal event, once it is stored
+        self.spare = Logs()  # for answers that go on although they cannot be stored
         self._engine = engine
         self._log = log
         self._bell = bell
@@ -147,6 +149,7 @@ class Runners:
             providers=self._providers,
             owner=owner,
             settings=self._settings,
+            spare=self.spare,
         )
         self._running[generation_id] = runner
         gevent.spawn(self._run, runner)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chatapp.eventlog import PAGE, Done, Head, LeaseLost, Within
+from chatapp.bells.local import Bell
+from chatapp.eventlog import PAGE, Done, EventLog, Head, LeaseLost, Within
 from chatapp.events import Entry, Event
 
 
@@ -16,9 +18,18 @@ class Log:
     owner: str
     entries: list[Entry] = field(default_factory=list)
     ended_at: float | None = None
+    first: int = 0  # the seq past which its entries begin
     last_seq: int = 0
     taken: int = 0
     stop_requested: bool = False
+
+
+class Logs(EventLog):
+    """All logs of this process that are in memory alone."""
+
+    def __init__(self) -> None:
+        self.memory = Store()
+        super().__init__(self.memory, Bell())
 
 
 class Store:
@@ -64,6 +75,11 @@ class Store:
             log.ended_at = time.monotonic()
         return entries
 
+    def take_up(self, generation_id: str, *, owner: str, last_seq: int) -> None:
+        """Begin a log that goes on after *last_seq* of another one, for *owner*, whose lease never ends."""
+        self.enter(owner, lease_seconds=math.inf)
+        self._logs[generation_id] = Log(owner, first=last_seq, last_seq=last_seq)
+
     def drop(self, generation_id: str) -> None:
         """Forget the log; whoever still appends to it loses it."""
         self._logs.pop(generation_id, None)
@@ -73,7 +89,8 @@ class Store:
 
     def read(self, generation_id: str, after: int = 0, limit: int = PAGE) -> list[Entry]:
         log = self._logs.get(generation_id)
-        return log.entries[after : after + limit] if log else []
+        start = max(0, after - log.first) if log else 0
+        return log.entries[start : start + limit] if log else []
 
     def head(self, generation_id: str) -> Head | None:
         log = self._logs.get(generation_id)

@@ -31,6 +31,7 @@ from chatapp.models.generations import Generation
 from chatapp.readers import Reader
 from chatapp.routes import _outlet
 from chatapp.routes._outlet import Gzip, Outlet
+from chatapp.runner import ADRIFT
 from chatapp.schemas.conversations import Message as MessageSchema
 from chatapp.services import Site, site
 
@@ -109,7 +110,12 @@ class Stream:
         """Yield bytes: one block per wake-up, a heartbeat in silence, and an error event where it must end early."""
         try:
             yield sse.retry(RETRY_MS) + self.opening
-            yield from self._follow()
+            try:
+                yield from self._follow(self.log)
+            except LogTroubled as trouble:
+                if trouble.event.code != ADRIFT:
+                    raise
+                yield from self._follow(self.site.runners.spare)
         except LogGone:
             yield self._failure(NotFound("This conversation was deleted."))
         except LogTroubled as trouble:
@@ -132,12 +138,16 @@ class Stream:
             self.outlet.close()
             self.outlet = None
 
-    def _follow(self) -> Iterator[bytes]:
+    def _follow(self, log: EventLog) -> Iterator[bytes]:
         heartbeat = self.site.settings.heartbeat_seconds
         tap = None if self.cursor.part else self.outlet  # who reads from the middle of an event gets bytes of its own
         pause = min(heartbeat, TICK_SECONDS) if tap is None else heartbeat
         said_at = time.monotonic()
-        for batch in self.log.follow(self.generation_id, self.cursor.after, heartbeat_seconds=pause, tap=tap):
+        after = self.cursor.after
+        if self.outlet is not None:  # it may have taken more meanwhile
+            self.outlet.flush()
+            after = max(after, self.outlet.cursor)
+        for batch in log.follow(self.generation_id, after, heartbeat_seconds=pause, tap=tap):
             if self.outlet is not None:
                 if self.outlet.gone:
                     return
@@ -150,6 +160,8 @@ class Stream:
                 yield self.sent_away()
                 return
             data = wire(self.dialect, batch, context=self.context, cursor=self.cursor, prefix=self.prefix)
+            if batch:
+                self.cursor = Cursor(batch[-1].seq)
             now = time.monotonic()
             if not data and now - max(said_at, self.outlet.sent_at if self.outlet else 0.0) >= heartbeat - 0.001:
                 data = self.heartbeat

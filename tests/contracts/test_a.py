@@ -440,3 +440,25 @@ def test_a_question_that_cannot_be_stored_is_logged_and_answered(full: Site, fil
     filled.unlink()
     assert answer(ada, request(first, second, model=model, chatId="c"))  # and what was not stored is stored later
     assert ("user", second["content"]) in stored(ada, "c")
+
+
+def test_a_storage_that_fails_in_mid_answer_does_not_interrupt_it(full: Site, filled: Path) -> None:
+    """Beside it the control: another contract's answer, which waits, and ends in its error."""
+    ada, chat_id = full.new_user(), nonce()
+    model = "openai/count-400,delay=0.02,size=200"  # more than the last page has room for
+    body = request(said("x"), model=model, chatId=chat_id)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(lambda: ada.ask("x", model)[1])
+        stream = live(post(ada, body))
+        heard = list(islice(stream, 10))
+        filled.touch()
+        heard += stream
+        assert other.result()[-1].event == "fail"
+    text = events(heard)[-1][1]["fullContent"]
+    assert text == "".join(data["content"] for name, data in events(heard) if name == "message-chunk")
+    assert len(text) == 400 * 200
+    assert "it goes on in memory" in full.log()
+    assert len(stored(ada, chat_id)[-1][1]) < len(text)
+    filled.unlink()
+    wait_until(lambda: stored(ada, chat_id)[-1][1] == text)  # it is stored as soon as that can be done
+    assert frames(ada, body, heard[4].id) == heard[5:]
