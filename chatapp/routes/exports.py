@@ -19,11 +19,10 @@ blueprint = Blueprint("exports", __name__, description="Conversations as files")
 QUERY = shapes.query(list(FORMATS))()
 BINARY = {"type": "string", "format": "binary"}
 JSON = "application/json"
+KINDS = [member.MEDIA_TYPE for member in FORMATS.values()]
 FILE = {
-    "content": {
-        kind: {"schema": {"type": "object"} if kind == JSON else BINARY}
-        for kind in [member.MEDIA_TYPE for member in FORMATS.values()]
-    }
+    "description": "The file",
+    "content": {kind: {"schema": {"type": "object"} if kind == JSON else BINARY} for kind in KINDS},
 }
 
 
