@@ -17,12 +17,12 @@ import gevent
 
 from chatapp.errors import AppError, Overloaded
 from chatapp.eventlog.memory import Logs
-from chatapp.events import Event, Failed
+from chatapp.events import Failed
 from chatapp.models.generations import Generation
 from chatapp.models.usage import Spent
 from chatapp.providers import Provider
 from chatapp.runner import BROKEN_MESSAGE, Job, Runner
-from chatapp.runners import RESTART_SECONDS, RESTARTING, Ended
+from chatapp.runners import RESTART_SECONDS, RESTARTING
 from chatapp.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,6 @@ class Passing:
     def __init__(self, providers: Mapping[str, Provider], settings: Settings) -> None:
         self.log = Logs()
         self.draining = False
-        self.on_end: list[Ended] = []  # called with each answer that ended, and its terminal event
         self.on_spent: list[Callable[[Job, Spent], None]] = []  # with what each cost, also one whose readers left
         self._providers = providers
         self._settings = settings
@@ -108,11 +107,8 @@ class Passing:
         except Exception:  # the top of a greenlet
             logger.exception("generation %s: the runner failed", runner.generation_id)
             self.log.warn(runner.generation_id, Failed(AppError.code, BROKEN_MESSAGE, retryable=True))
-            return
         finally:
             self._tell_spent(runner)
-        if runner.terminal is not None:
-            self._tell_end(runner.job, runner.terminal)
 
     def _tell_spent(self, runner: Runner) -> None:
         for spent in self.on_spent:
@@ -120,10 +116,3 @@ class Passing:
                 spent(runner.job, runner.spent())
             except Exception:
                 logger.exception("generation %s: what it cost could not be stored", runner.generation_id)
-
-    def _tell_end(self, job: Job, terminal: Event) -> None:
-        for ended in self.on_end:
-            try:
-                ended(job, terminal)
-            except Exception:
-                logger.exception("generation %s: what follows its end failed", job.message["generation_id"])
