@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from chatapp import auth
 from chatapp.routes._openapi import GROUPS, NOT_BLANK, operations, sample
-from chatapp.routes.pages import page
+from chatapp.routes._page import page
 from chatapp.schemas import KEY, REFERENCE, one_line
 
 blueprint = Blueprint("docs", __name__)

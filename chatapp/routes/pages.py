@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from functools import cache
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, Response, redirect, render_template, request, url_for
+from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from chatapp import auth
+from chatapp.routes._page import page, stylesheet
 from chatapp.schemas.conversations import ConversationPage
 from chatapp.services import accounts, conversations, site
-from chatapp.settings import ROOT
 
 blueprint = Blueprint("pages", __name__)
 
-CSS_LAYERS = ("tokens", "base", "layout")  # in this order; blocks come after, in any
 PAGE_SIZE = 50  # conversations that the sidebar begins with, as chat-sidebar.js has it
 CSS_SECONDS = 365 * 24 * 3600  # its address holds its hash
 MODULES = (  # all that the first sight of a conversation needs, so that the browser asks for them at once
@@ -37,28 +33,6 @@ STARTERS = (
     ("Find the mistake in this code", "paste the code"),
     ("Make this text shorter and clearer", "paste the text"),
 )
-# A slip in the page stays without effect: nothing runs, loads or connects but what comes from this site.
-POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "connect-src 'self'",
-        "img-src 'self' data:",
-        "font-src 'self'",
-        "manifest-src 'self'",
-        "frame-ancestors 'none'",
-        "base-uri 'none'",
-        "form-action 'self'",
-    )
-)
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",  # it names who is signed in
-}
 
 
 @blueprint.get("/")
@@ -122,12 +96,6 @@ def boot() -> dict[str, Any]:
     }
 
 
-def page(template: str, **values: Any) -> Response:
-    css_url = url_for("pages.css", digest=stylesheet()[1])
-    text = render_template(template, site_name=site().settings.site_name, css_url=css_url, **values)
-    return Response(text, headers=HEADERS, mimetype="text/html")
-
-
 @blueprint.get("/static/css/site-<digest>.css")
 @auth.public
 def css(digest: str) -> AnyResponse:
@@ -141,13 +109,3 @@ def css(digest: str) -> AnyResponse:
         response.cache_control.max_age = CSS_SECONDS
         response.cache_control.immutable = True
     return response.make_conditional(request)
-
-
-@cache
-def stylesheet() -> tuple[str, str]:
-    """Return the style sheet and its hash."""
-    folder = ROOT / "static" / "css"
-    files = [folder / f"{name}.css" for name in CSS_LAYERS] + sorted((folder / "blocks").glob("*.css"))
-    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
-    text = re.sub(r"\s+", " ", re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)).strip() + "\n"
-    return text, hashlib.sha256(text.encode()).hexdigest()[:16]

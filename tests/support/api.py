@@ -100,7 +100,7 @@ EXAMPLES = {
     "POST /api/auth/refresh": Example(200),
     "POST /api/auth/logout": Example(204),
     "GET /api/auth/me": Example(200),
-    "POST /api/invites": Example(201, {"email": "new-{nonce}@example.org"}),
+    "POST /api/invites": Example(201, {"email": "new-{nonce}@example.org", "plan": "PRO"}),
     "GET /api/invites": Example(200),
     "DELETE /api/invites/<uuid:invite_id>": Example(204),
     "GET /api/chat/conversations": Example(
@@ -154,6 +154,7 @@ EXAMPLES = {
     ),
     "PATCH /api/projects/<uuid:project_id>/members/<uuid:user_id>": Example(200, {"role": "owner"}),
     "DELETE /api/projects/<uuid:project_id>/members/<uuid:user_id>": Example(204),
+    "POST /api/chat/conversations/<uuid:conversation_id>/typing": Example(204, {"isTyping": True}),
     "GET /api/models": Example(200),
     "GET /api/plans": Example(200),
     "POST /api/plans": Example(
@@ -183,6 +184,7 @@ EXAMPLES = {
     "GET /health": Example(200),
     "GET /api/health": Example(200),
 }
+UNENDING = {"GET /api/events"}  # no request of it ends: it has tests of its own
 FOR_ADMINS = re.compile(r" /api/(invites|plans|users|usage)(/(?!me$)|$)")
 WATCHED = {route for route in EXAMPLES if route.endswith(("/metrics", "/health"))}  # by programs that do not sign in
 # of the addresses of one view the longest: the others lead to the same schemas
