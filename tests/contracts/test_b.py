@@ -232,7 +232,7 @@ def test_a_cursor_of_somebody_elses_shows_nothing_of_theirs(ada: Client, bob: Cl
 
 
 @pytest.mark.parametrize("place", ["header", "body"])
-def test_a_start_is_done_once_for_a_key_from_fifty_requests_at_once(
+def test_a_start_is_done_once_for_a_key_however_many_ask_at_once(
     ada: Client, fake_models: FakeModels, place: str
 ) -> None:
     model, key = fresh("count-5,delay=0.01"), uuid.uuid4().hex

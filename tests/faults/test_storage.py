@@ -273,12 +273,16 @@ def test_a_full_disk_stops_an_answer_and_hides_nothing_of_it(
     model = f"count-5000,delay=0.003,test={uuid.uuid4()}"
     started = ada.start("x", f"openai/{model}")
     watched = Watched(ada, events(started))
+    questioner = Watched(ada, f"/api/chat/{started['conversationId']}/stream")
     wait_until(lambda: len(watched.text()) > 20)
     disk.fill()
     shown = stuck(site, ada, watched)
     assert whole_text(5000).startswith(shown)
     assert len(shown) < len(whole_text(5000))
     fake_models.wait_for(lambda call: call["ended"], 20, model=model)  # nobody pays for what cannot be stored
+    wait_until(lambda: questioner.ended)  # its contract has it end in its own error, after its chunks
+    *_, chunk, end = (json.loads(frame.data) for frame in questioner.frames)
+    assert (chunk["type"], end["type"], set(end)) == ("chunk", "error", {"type", "content"})
     assert list(ada.follow(before["generationId"])) == frames  # reading goes on
     assert text_of(prefix(ada, started, len(shown))) == shown
     error = {"error": {}}
