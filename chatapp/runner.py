@@ -18,9 +18,9 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 from gevent.event import Event as Signal
@@ -66,6 +66,8 @@ GO_ON = "Go on exactly where your last message breaks off. Repeat nothing of it 
 
 
 Load = Callable[[str], "Job"]
+Result = TypeVar("Result")
+Steps = Generator[float, None, Result]  # what may wait in the event loop: it yields for how many seconds at most
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,9 @@ class Runner:
         self._waiting = False
         self._order: Exception | None = None
         self._wake = Signal()
+        self._rouse: Callable[[], object] | None = None  # while no greenlet makes it go on
+        self._timer: Any = None  # then, of the deadline
+        self._steps = self._make()
 
     # orders from outside; none waits
 
@@ -191,7 +196,7 @@ class Runner:
 
     def _obey(self, order: Exception) -> None:
         self._order = order
-        self._wake.set()
+        self._notify()
         gevent.get_hub().loop.run_callback(self._interrupt)
 
     def _interrupt(self) -> None:
@@ -202,12 +207,40 @@ class Runner:
 
     def run(self) -> None:
         """Ask the model and write what it says. Raises what the database raises when it stays away."""
+        while (seconds := self.advance()) is not None:
+            self._wake.wait(seconds)
+
+    def advance(self) -> float | None:
+        """Go on until the answer is made (None), or as far as can be without waiting for a model that the loop polls.
+
+        Then it returns for how many seconds nothing is to be done at most; before that, *rouse* may be called.
+        """
         self._greenlet = gevent.getcurrent()
+        return next(self._steps, None)
+
+    def park(self, seconds: float, rouse: Callable[[], object]) -> bool:
+        """Let *rouse* be called, once, when there is something to do or *seconds* are over; False if there is already."""
+        if self._wake.is_set():
+            return False
+        self._rouse = rouse
+        self._timer = gevent.get_hub().loop.timer(seconds)
+        self._timer.start(self._notify)
+        return True
+
+    def _notify(self) -> None:
+        """Let the answer go on; whoever makes it may be waiting here, or have left it to the event loop."""
+        self._wake.set()
+        if self._rouse is not None:
+            rouse, self._rouse = self._rouse, None
+            self._timer.close()
+            rouse()
+
+    def _make(self) -> Steps[None]:
         try:
             self.job = self._load(self.generation_id)
             if not self.job.orphan:
                 metrics.answer_started(self.job.model)
-            self._end(self._recall() or self._relay())
+            self._end(self._recall() or (yield from self._relay()))
         except LeaseLost:
             logger.warning("generation %s: the lease is lost, what was not stored is dropped", self.generation_id)
         except HandedBack:
@@ -262,7 +295,7 @@ class Runner:
         self._append([Status(GOING_ON)], within=within)
         logger.info("generation %s: goes on after %d characters", self.generation_id, seam)
 
-    def _relay(self) -> Event:
+    def _relay(self) -> Steps[Event]:
         """Bring the model's tokens into the log; return the terminal event, which is not in it yet."""
         if self.job.script is not None:
             return self._recite(self.job.script)
@@ -275,7 +308,7 @@ class Runner:
         failpoints.reach("before-asking")
         stream = provider.stream(self._request(provider))
         try:
-            return self._relayed(stream)
+            return (yield from self._relayed(stream))
         except StopRequested:
             return self._stored_first(self._finished, "stopped")
         except ProviderError as error:
@@ -312,12 +345,12 @@ class Runner:
         self._log.warn(self.generation_id, failed)  # it may be long before it can be stored
         return failed
 
-    def _relayed(self, stream: Iterator[list[Piece]]) -> Event:
+    def _relayed(self, stream: Iterator[list[Piece]]) -> Steps[Event]:
         """Read *stream* to its end and store all of it; return the good end."""
         end = self._take(self._next(stream))
         descriptor = poll_descriptor(stream)
         if end is None and descriptor is not None:
-            end = self._poll_to_end(stream, descriptor)
+            end = yield from self._poll_to_end(stream, descriptor)
         while end is None:
             if self._trouble or len(self._gathered) > MAX_GATHERED:
                 self._settle()
@@ -349,14 +382,19 @@ class Runner:
 
     # reading in a callback of the event loop
 
-    def _poll_to_end(self, stream: Any, descriptor: int) -> End:
+    def _poll_to_end(self, stream: Any, descriptor: int) -> Steps[End]:
         """Let the event loop read *stream*; return its end. Raises the order that came, ProviderError."""
         self._polled, self._watcher = stream, gevent.get_hub().loop.io(descriptor, 1)
         try:
             self._poll()  # what came with the first read may be all there is
             while self._outcome is None:
                 self._watch()
-                self._wake_within(*self._deadline())
+                seconds, sentence = self._deadline()
+                if seconds <= 0:
+                    raise ProviderTimeout(sentence)
+                if not self._order:  # one that came while something was stored woke nobody
+                    yield seconds
+                self._obey_and_settle()
         finally:
             self._watcher.stop()
             self._watcher.close()
@@ -365,12 +403,8 @@ class Runner:
             raise self._outcome
         return self._outcome
 
-    def _wake_within(self, seconds: float, sentence: str) -> None:
-        """Sleep until there is something to do, and do it. Raises the order that came, ProviderTimeout."""
-        if seconds <= 0:
-            raise ProviderTimeout(sentence)
-        if not self._order:  # one that came while something was stored woke nobody
-            self._wake.wait(seconds)
+    def _obey_and_settle(self) -> None:
+        """Do what there is to do. Raises the order that came."""
         self._wake.clear()
         if self._order:
             raise self._order
@@ -398,7 +432,7 @@ class Runner:
         if end is not None:
             self._outcome = end
             self._watcher.stop()
-            self._wake.set()
+            self._notify()
         elif len(self._gathered) > MAX_GATHERED:
             self._watcher.stop()  # until the batch on its way is stored
 
@@ -475,13 +509,13 @@ class Runner:
         """Hear what became of the batch; in the log's greenlet."""
         if error is not None:
             self._trouble = error
-            self._wake.set()
+            self._notify()
             return
         self._remember(self._in_flight)
         self._in_flight = ()
         self._flush()
         if self._polled is None or self._outcome is not None or self._settling:
-            self._wake.set()  # it may be waiting for this; a runner whose model is polled is not woken for each batch
+            self._notify()  # it may be waiting for this; a runner whose model is polled is not woken for each batch
         else:
             self._watch()
 

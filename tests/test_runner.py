@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent import Greenlet
 from gevent.event import Event as Signal
 from sqlalchemy import delete
 from sqlalchemy.exc import OperationalError
@@ -577,6 +579,37 @@ def test_a_commit_that_fails_once_leaves_the_runner_hearing(
     assert (text[0], text.count("a"), text.count("b")) == ("a", 1, 1)
 
 
+def makers() -> int:
+    """Return how many greenlets make an answer now."""
+    alive = [one for one in gc.get_objects() if isinstance(one, Greenlet) and not one.dead]
+    return sum(getattr(one._run, "__func__", None) is Runners._run for one in alive)
+
+
+@pytest.mark.parametrize(
+    ("order", "status"), [("stop", STOPPED), ("hand_back", "running"), ("lose", "running"), ("say", STOPPED)]
+)
+def test_who_waits_for_a_polled_model_takes_no_greenlet_and_hears_all_the_same(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, order: str, status: str
+) -> None:
+    polled = Polled()
+    monkeypatch.setattr(stage.provider, "stream", lambda request: polled)
+    name = stage.generation()
+    stage.start(name)
+    stage.until(lambda: polled.asked)
+    polled.say("a")
+    stage.until(lambda: stage.text(name) == "a")
+    assert makers() == 0
+    if order == "say":
+        polled.say("b")
+        stage.until(lambda: stage.text(name) == "ab")
+        assert makers() == 0
+        order = "stop"
+    getattr(stage.runners._running[name], order)()
+    stage.until(lambda: not len(stage.runners))
+    assert polled.closed
+    assert stage.world.message(name).status == status
+
+
 class Polled:
     """A stream that can be polled, of what the test says."""
 
@@ -612,6 +645,10 @@ class Polled:
             while True:
                 self.say("x")
                 gevent.sleep(0.002)
+
+    @property
+    def closed(self) -> bool:
+        return self._reader.fileno() < 0
 
     def close(self) -> None:
         self._reader.close()
