@@ -238,11 +238,13 @@ def long_over(site: Site, session: str, *, days: float = 1.1) -> None:
 
 def test_sessions_that_expired_a_day_ago_are_swept_and_their_answers_stay(site: Site, ada: Client) -> None:
     old, recent, running = ada.start("a b"), ada.start("c d"), ada.start("x", "openai/silent-body")
-    for started in (old, recent):
+    still_open = ada.start("e f")
+    for started in (old, recent, still_open):
         streamed(ada, started["sessionId"])
     before = history(ada, chatId=old["chatId"])
     long_over(site, old["sessionId"])
     long_over(site, recent["sessionId"], days=0.9)
+    change(site, still_open["sessionId"], ended_at=utcnow() - timedelta(days=2))
     change(site, running["sessionId"], expires_at=utcnow() - timedelta(days=2))
     assert swept(site)["sessions"] >= 1
     check_error(ada.request("GET", f"/api/chat/stream?sessionId={old['sessionId']}"), 404)
@@ -250,6 +252,7 @@ def test_sessions_that_expired_a_day_ago_are_swept_and_their_answers_stay(site: 
     check_error(ada.request("GET", f"/api/chat/stream?sessionId={recent['sessionId']}"), 410)
     assert history(ada, chatId=old["chatId"]) == before
     assert is_there(site, running["generationId"])
+    assert is_there(site, still_open["generationId"])
     ada.call("POST", f"/api/chat/conversations/{running['conversationId']}/stop")
 
 

@@ -10,22 +10,25 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from threading import Event
 from typing import Any
 from urllib.parse import unquote
 
+import gevent
 import pypdf
 import pytest
 from sqlalchemy import insert, update
 
 import chatapp.exports
 from chatapp import registry
-from chatapp.database import connected, engine_for, utcnow
+from chatapp.database import connected, engine_for, session_of, utcnow
 from chatapp.exports import Talk, pdf
-from chatapp.models.conversations import Conversation, Message
+from chatapp.models.conversations import Conversation, Message, add_messages
 from chatapp.routes.exports import disposition
-from chatapp.services.exports import safe
+from chatapp.services.exports import PAGE, messages, safe
 from chatapp.settings import Settings
+from tests.support import world
 from tests.support.api import check_error
 from tests.support.site import Client, Site, wait_until
 
@@ -189,9 +192,12 @@ def test_a_title_becomes_a_name_that_every_system_takes(title: str, name: str) -
 # paper
 
 
+NOW = "2026-01-02T03:04:05.000000Z"
+A4_POINTS = 595  # its width
+
+
 def talk(*contents: str, role: str = "assistant") -> Talk:
-    now = "2026-01-02T03:04:05.000000Z"
-    head = {"title": "Talk", "created_at": now, "updated_at": now}
+    head = {"title": "Talk", "created_at": NOW, "updated_at": NOW}
     message = {
         "role": role,
         "model": "openai/big",
@@ -201,13 +207,13 @@ def talk(*contents: str, role: str = "assistant") -> Talk:
         "error": None,
         "sources": None,
         "reaction": None,
-        "created_at": now,
+        "created_at": NOW,
     }
     return Talk(head, [{**message, "content": content} for content in contents])
 
 
 def printed(*contents: str, role: str = "assistant") -> str:
-    return text_of(b"".join(pdf.dump([talk(*contents, role=role)], "2026-01-02T03:04:05.000000Z")))
+    return text_of(b"".join(pdf.dump([talk(*contents, role=role)], NOW)))
 
 
 def letters(text: str) -> str:
@@ -223,10 +229,16 @@ def test_every_script_is_seen_and_can_be_found() -> None:
 
 
 def test_text_from_right_to_left_is_whole() -> None:
-    text = printed("שלום עולם", "مرحبا بالعالم", "Mixed שלום and 12 مرحبا end")
+    paper = b"".join(pdf.dump([talk("שלום עולם", "مرحبا بالعالم", "Mixed שלום and 12 مرحبا end")], NOW))
+    text = text_of(paper)
     for word in ("שלום", "עולם", "مرحبا", "بالعالم"):
         assert word in text or word[::-1] in text, word
     assert "Mixed" in text
+    places: list[float] = []
+    pypdf.PdfReader(io.BytesIO(paper)).pages[0].extract_text(
+        visitor_text=lambda text, cm, tm, *_: places.append(tm[4]) if "ם" in text else None
+    )
+    assert max(places) > A4_POINTS / 2  # it begins at the right
 
 
 def test_what_no_font_has_is_a_box() -> None:
@@ -296,7 +308,7 @@ def test_nothing_breaks_it(content: str) -> None:
 
 def test_a_fence_that_an_answer_leaves_open_swallows_nothing() -> None:
     markdown = FORMATS["markdown"]
-    text = b"".join(markdown.dump([talk("```\nopen", "after")], "2026-01-02T03:04:05.000000Z")).decode()
+    text = b"".join(markdown.dump([talk("```\nopen", "after")], NOW)).decode()
     assert "```\nopen\n```\n" in text
 
 
@@ -370,6 +382,27 @@ def test_a_stream_goes_on_while_a_file_is_made(house: Site, format: str) -> None
         gap = longest_gap(ada, enough)
     assert size.result() > 30_000
     assert gap < max(LONG_GAP_SECONDS, 4 * usual), (gap, usual)
+
+
+def test_others_have_their_turn_while_messages_are_read(tmp_path: Path) -> None:
+    made = world.make(tmp_path)
+    conversation_id, turns = made.conversation(), 0
+    with session_of(made.engine, writes=True) as session:
+        conversation = session.get_one(Conversation, conversation_id)
+        add_messages(session, conversation, [Message(role="user", content=str(number)) for number in range(5 * PAGE)])
+
+    def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            gevent.sleep(0)
+
+    other = gevent.spawn(turn)
+    found = list(messages(made.engine, conversation, {}, whole=True, reasoning=True))
+    other.kill()
+    made.close()
+    assert [message["content"] for message in found] == [str(number) for number in range(5 * PAGE)]
+    assert turns >= 4
 
 
 def house_client(client: Client) -> Client:

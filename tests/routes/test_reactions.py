@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chatapp.database import session_of
+from chatapp.models import reactions
+from chatapp.models.accounts import User
+from tests.support import world
 from tests.support.api import check_error
 from tests.support.site import Client
 
@@ -72,6 +77,26 @@ def test_many_at_once_are_one(ada: Client) -> None:
     reaction = shown(ada, started)
     assert reaction["kind"] == "like"
     assert reaction["note"] in {body["note"] for body in bodies}
+
+
+def test_each_has_an_opinion_of_their_own(tmp_path: Path) -> None:
+    made = world.make(tmp_path)
+    message = made.message(made.generation())
+    with session_of(made.engine, writes=True) as session:
+        other = User(email="bob@example.org", name="Bob", password_hash="")
+        session.add(other)
+        session.flush()
+        reactions.put(session, message.id, made.user_id, kind="like", note="mine")
+        reactions.put(session, message.id, other.id, kind="dislike", note="theirs")
+        session.flush()
+        for who, note in ((made.user_id, "mine"), (other.id, "theirs")):
+            for found in (
+                reactions.of_user_in(session, who, message.conversation_id),
+                reactions.of_user(session, who, [message.id]),
+                reactions.all_of_user(session, who),
+            ):
+                assert [reaction.note for reaction in found.values()] == [note]
+    made.close()
 
 
 def test_it_goes_with_its_conversation(ada: Client) -> None:
