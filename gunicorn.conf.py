@@ -13,7 +13,6 @@ import logging
 import mmap
 import os
 import resource
-import shutil
 import signal
 import socket
 import stat
@@ -55,6 +54,9 @@ def metrics_folder() -> Path:
 
     In memory, where there is room: a page that a full disk has no place for would end the worker that touches it.
     """
+    if given := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        Path(given).mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Path(given)
     name = hashlib.sha256(f"{settings.data_dir} {settings.bind}".encode()).hexdigest()[:16]
     shared = Path("/dev/shm") / f"chatapp-{os.getuid()}-{name}"
     with contextlib.suppress(OSError):
@@ -258,6 +260,9 @@ def say_ready(worker: Any, site: Any) -> None:
 
 def on_exit(server: Any) -> None:
     if not server.reexec_pid:  # else it is the next master's already
-        shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
+        for file in metrics_files("*.db"):
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).rmdir()
     if server.local_model is not None:
         server.local_model.stop()

@@ -61,6 +61,7 @@ class Site:
             "CHATAPP_DATA_DIR": str(folder / "data"),
             "CHATAPP_BIND": f"127.0.0.1:{self.port}",
             "CHATAPP_LOCAL_MODEL": "off",
+            "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),  # or killed sites would fill the memory
             "OLLAMA_HOST": "http://127.0.0.1:1",
             **environ,
         }
