@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import threading
 import time
 import uuid
@@ -374,22 +375,29 @@ def test_an_answer_that_is_not_stored_counts_towards_the_days_tokens(strict: Sit
     check_error(post(ada, request(said("x"))), 429, "quota_exceeded")
 
 
-def test_the_turns_of_the_client_outlive_a_killed_worker(new_site: Callable[..., Site]) -> None:
+def test_the_turns_of_the_client_outlive_a_killed_worker(
+    new_site: Callable[..., Site], fake_models: FakeModels
+) -> None:
     site = new_site(CHATAPP_WORKERS="2")
-    ada, chat_id = site.new_user(), nonce()
-    body = request(said("invented", role="assistant"), said("x"), model="anthropic/count-60,delay=0.05", chatId=chat_id)
-    with closing(live(post(ada, body, **{"Idempotency-Key": "k"}))) as stream:
+    ada, model = site.new_user(), f"count-40,delay=0.05,test={nonce()}"
+    history = [said("first"), said("invented", role="assistant"), said("x")]
+    body = request(*history, model=f"anthropic/{model}", chatId="c", requestId=nonce())
+    with closing(live(post(ada, body))) as stream:
         seen = list(islice(stream, 5))
         for worker in site.workers():
             worker.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 30
     while seen[-1].event != "message-complete" and time.monotonic() < deadline:
         try:
-            seen += frames(ada, body, seen[-1].id, **{"Idempotency-Key": "k"})
+            seen += frames(ada, body, seen[-1].id)
         except requests.RequestException:
             time.sleep(0.1)
     text = "".join(data["content"] for name, data in events(seen) if name == "message-chunk")
-    assert text == events(seen)[-1][1]["fullContent"] == " ".join(map(str, range(1, 61)))
+    assert text == events(seen)[-1][1]["fullContent"] == " ".join(map(str, range(1, 41)))
+    first, *later = fake_models.log(model)
+    assert later
+    for call in (first, *later):
+        assert [turn["content"] for turn in call["messages"][1:4]] == ["first", "invented", "x"]
 
 
 def test_a_deploy_lets_what_is_not_stored_end_or_says_that_it_cannot(new_site: Callable[..., Site]) -> None:
@@ -462,3 +470,16 @@ def test_a_storage_that_fails_in_mid_answer_does_not_interrupt_it(full: Site, fi
     filled.unlink()
     wait_until(lambda: stored(ada, chat_id)[-1][1] == text)  # it is stored as soon as that can be done
     assert frames(ada, body, heard[4].id) == heard[5:]
+
+
+def test_a_database_that_is_locked_keeps_an_answer_waiting_for_some_seconds_only(full: Site) -> None:
+    ada = full.new_user()
+    answer(ada, request(said("one"), chatId="c"))
+    with closing(sqlite3.connect(Path(full.environ["CHATAPP_DATA_DIR"]) / "chatapp.db", isolation_level=None)) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        assert answer(ada, request(said("two"), chatId="c")) == "two"
+        waited = time.monotonic() - began
+        lock.execute("ROLLBACK")
+    assert 4 < waited < 25  # others wait for 30 s
+    assert stored(ada, "c") == [("user", "one"), ("assistant", "one")]
