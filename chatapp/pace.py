@@ -16,7 +16,7 @@ from typing import Any
 import gevent
 from gevent.monkey import get_original
 
-TURN_SECONDS = 0.0018
+TURN_SECONDS = 0.0017
 SAMPLE_SECONDS = 0.02
 BUSY_PER_SECOND = 800  # batches: less than that is cheap enough at once
 
