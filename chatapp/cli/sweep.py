@@ -12,7 +12,7 @@ from chatapp.cli._shell import echo_json, opened
 def command(as_json: bool) -> None:
     """Delete what nobody can ask for any longer, as the running site does every few minutes."""
     with opened() as site:
-        counts: dict[str, int] = site.runners.sweep() or {}
+        counts = site.runners.sweep()
     if as_json:
         echo_json(counts)
         return

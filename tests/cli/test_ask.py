@@ -41,14 +41,14 @@ def test_an_answer_is_printed_as_it_is_and_stored(
     assert (piped.returncode, piped.stdout) == (2, "")  # several providers have it
     piped = run("ask", "-", "--conversation", "notes", "--user", ada, "--json", stdin="from a pipe\n")
     answer = json.loads(piped.stdout)
-    assert (answer["content"], answer["status"], answer["model"]) == ("from a pipe", "finished", "openai/echo")
+    assert (answer["content"], answer["status"], answer["model"]) == ("from a pipe\n", "finished", "openai/echo")
     site = new_site(CHATAPP_DATA_DIR=environ["CHATAPP_DATA_DIR"])
     said = [(one["role"], one["content"]) for one in messages(site, ada, "notes")]
     assert said == [
         ("user", "one  two\nthree 🦊"),
         ("assistant", "one  two\nthree 🦊"),
         ("user", "from a pipe\n"),
-        ("assistant", "from a pipe"),
+        ("assistant", "from a pipe\n"),
     ]
 
 

@@ -58,7 +58,7 @@ def examined(site: Site) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.timeout(600 if LONG else 170)
+@pytest.mark.timeout(1800 if LONG else 400)  # where the machine is busy; a quiet one takes some 30 s for each
 @pytest.mark.parametrize("setup", ["sqlite, 1 worker", "postgresql, redis, 2 workers"])
 def test_whatever_is_sent_the_answer_is_one_that_the_document_tells(
     new_site: Callable[..., Site], request: pytest.FixtureRequest, tmp_path: Path, setup: str
@@ -89,6 +89,7 @@ def test_whatever_is_sent_the_answer_is_one_that_the_document_tells(
         check=False,
     )
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]
+    print(done.stdout[-1500:])
     [tried] = re.findall(r"(\d+) generated", done.stdout)
     assert int(tried) >= LEAST_CASES, f"{tried} cases of {operations} operations"
     assert [worker.pid for worker in site.workers()] == workers

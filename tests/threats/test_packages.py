@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from functools import cache
 from importlib.metadata import requires, version
 from typing import Any
 
@@ -14,20 +15,20 @@ from chatapp.settings import ROOT
 
 AT_MOST = 45
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-MARKERS = {"extra": ""}
 
 
 def plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+@cache
 def core() -> dict[str, SpecifierSet]:
     """Return all packages that the core needs here, directly or not, and what versions of them."""
     found: dict[str, SpecifierSet] = {}
-    waiting = [(Requirement(text), "") for text in PROJECT["dependencies"]]
+    waiting = [Requirement(text) for text in PROJECT["dependencies"]]
     seen = set()
     while waiting:
-        wanted, _ = waiting.pop()
+        wanted = waiting.pop()
         for extra in ("", *wanted.extras):
             key = (plain(wanted.name), extra)
             found[key[0]] = found.get(key[0], SpecifierSet()) & wanted.specifier
@@ -37,7 +38,7 @@ def core() -> dict[str, SpecifierSet]:
             for text in requires(wanted.name) or ():
                 further = Requirement(text)
                 if further.marker is None or further.marker.evaluate({"extra": extra}):
-                    waiting.append((further, extra))
+                    waiting.append(further)
     return found
 
 
