@@ -29,6 +29,7 @@ from chatapp.services.accounts import PLANS, require_admin
 from chatapp.settings import Settings
 
 FRESH_SECONDS = 2.0  # what an admin changes is seen by other processes within this time
+NEW_SECONDS = 0.1  # the same for a plan that is not known yet
 NOTHING_TOLD = ("chat",)  # the capabilities of a model whose API tells none
 GONE = "There is no such plan."
 DATED = re.compile(r"-(?:\d{8}|\d{4}-\d\d-\d\d|\d{4}|latest)$")
@@ -67,7 +68,7 @@ class Standing:
     """All plans by name, the lowest first, as they were a moment ago."""
 
     plans: Mapping[str, Plan]
-    good_until: float
+    read_at: float
 
 
 _standing: WeakKeyDictionary[Engine, Standing] = WeakKeyDictionary()
@@ -103,11 +104,10 @@ def known_as(model_id: str) -> Known | None:
     return next((known[name] for name in spellings(model_id) if name in known), None)
 
 
-def standing(engine: Engine) -> Mapping[str, Plan]:
-    """Return all plans by name, the lowest first; at most FRESH_SECONDS old."""
-    found = _standing.get(engine)
-    if found is None or found.good_until < time.monotonic():
-        asked_at = time.monotonic()
+def standing(engine: Engine, *, fresh_seconds: float = FRESH_SECONDS) -> Mapping[str, Plan]:
+    """Return all plans by name, the lowest first; at most *fresh_seconds* old."""
+    found, asked_at = _standing.get(engine), time.monotonic()
+    if found is None or found.read_at + fresh_seconds < asked_at:
         with glance(engine) as connection:
             rows, said = plans.all_plans(connection), plans.all_said(connection)
         read = {
@@ -119,16 +119,19 @@ def standing(engine: Engine) -> Mapping[str, Plan]:
             )
             for row in rows
         }
-        found = _standing[engine] = Standing(read, asked_at + FRESH_SECONDS)
+        found = _standing[engine] = Standing(read, asked_at)
     return found.plans
 
 
 def plan_of(user: User) -> Plan:
     """Return the plan of *user*: their own, or the site's default one."""
     parts = site()
+    name = user.plan or parts.settings.default_plan
     now = standing(parts.engine)
+    if name not in now:  # it may be new
+        now = standing(parts.engine, fresh_seconds=NEW_SECONDS)
     # one that was deleted, by hand or in a race, must open nothing
-    return now.get(user.plan or parts.settings.default_plan) or next(iter(now.values()), Plan("none", 0, None, {}))
+    return now.get(name) or next(iter(now.values()), Plan("none", 0, None, {}))
 
 
 def allowed(plan: Plan, model_id: str) -> bool:
