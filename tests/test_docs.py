@@ -90,3 +90,9 @@ def test_every_contract_has_its_page() -> None:
     readme = (ROOT / "docs" / "api" / "README.md").read_text()
     assert all(f"({page.name})" in readme for page in PAGES if page.stem != "README")
     assert "docs/api/README.md" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_its_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    assert [target for target in targets if "://" not in target and not (page.parent / target).exists()] == []
