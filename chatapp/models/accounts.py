@@ -91,7 +91,7 @@ def everyone(session: Session) -> list[User]:
 
 
 def page(session: Session, *, q: str, offset: int, limit: int) -> tuple[list[User], int]:
-    """Return one page of all users but the built-in one, the oldest first, and how many there are with *q* in e-mail or name."""
+    """Return one page of all users but the built-in one, oldest first, and how many there are, with *q* in e-mail or name."""
     where = [User.email != BUILT_IN_EMAIL]
     if q:
         where.append(or_(User.email.icontains(q, autoescape=True), User.name.icontains(q, autoescape=True)))

@@ -157,7 +157,7 @@ def open_once_more(session: Session, generation_id: str, *, at_most: int) -> boo
 def finish(
     connection: Connection, generation_id: str, message_id: str, values: dict[str, Any], spent: Spent | None
 ) -> None:
-    """Store how an answer ended: its message's *values*, that the generation is over, and what it cost, if a model was asked."""
+    """Store how an answer ended: its message's *values*, that the generation is over, and what it cost, if anything."""
     FINISH_MESSAGE.change(connection, of=message_id, **values)
     FINISH.change(connection, of=generation_id, ended_at=utcnow())
     if spent is not None:

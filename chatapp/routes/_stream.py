@@ -38,7 +38,7 @@ from chatapp.services import Site, site
 logger = logging.getLogger(__name__)
 
 DIALECTS: dict[str, Dialect] = registry.load(chatapp.dialects)  # type: ignore[assignment]
-RETRY_MS = 3000
+OPENING = b"retry: 3000\n"  # milliseconds; without a blank line, of which some clients make an event
 HEARTBEATS = {"comment": sse.comment(), "event": sse.Frame("{}", event="heartbeat").encode()}
 SOON_MS = (200, 700)  # when to come back to a site that is being restarted: not all at once
 TICK_SECONDS = 1.0  # how often a stream without an outlet looks whether it may go on
@@ -109,7 +109,7 @@ class Stream:
     def __iter__(self) -> Iterator[bytes]:
         """Yield bytes: one block per wake-up, a heartbeat in silence, and an error event where it must end early."""
         try:
-            yield sse.retry(RETRY_MS) + self.opening
+            yield OPENING + self.opening
             try:
                 yield from self._follow(self.log)
             except LogTroubled as trouble:
@@ -298,7 +298,7 @@ def caught_up(log: EventLog, generation: Generation, speaker: Any, prefix: str) 
 def replay(message: Message, head: Head, speaker: Any, *, context: Context = NOTHING, prefix: str) -> Iterator[bytes]:
     """Yield an ended answer whose log is gone, as its message tells it; its last id is the one that the log's end had."""
     *before, end = told(message)[-head.last_seq :]
-    yield sse.retry(RETRY_MS)
+    yield OPENING
     if hasattr(speaker, "reset"):
         yield speaker.reset(fold(before), f"{prefix}{head.last_seq - 1}").encode()
     else:
@@ -374,7 +374,7 @@ def refusal(error: AppError) -> Response | None:
     dialect = getattr(view, "dialect", None)
     if dialect is None or not last_event_id() or request.method != "GET":
         return None
-    return respond(iter([sse.retry(RETRY_MS) + failure(DIALECTS[dialect], error)]))
+    return respond(iter([OPENING + failure(DIALECTS[dialect], error)]))
 
 
 def failure(dialect: Dialect, error: AppError) -> bytes:
