@@ -1,7 +1,6 @@
 """Which models a person may ask. What the catalogue of known models says, an admin overrides, model by model.
 
-A model that the catalogue does not know is in every plan: it is the team's own, on Ollama, vLLM or another server. But one
-of a paid API that is newer than the catalogue is in the highest plan only, or the lowest would include the dearest.
+A model that the catalogue does not know is in every plan until an admin says otherwise.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from chatapp.models.accounts import ADMIN, User
 from chatapp.providers import Model
 from chatapp.services import models, site
 from chatapp.services.accounts import PLANS, require_admin
-from chatapp.settings import Settings
 
 FRESH_SECONDS = 2.0  # what an admin changes is seen by other processes within this time
 NEW_SECONDS = 0.1  # the same for a plan that is not known yet
@@ -50,7 +48,6 @@ class Catalogue:
 
     plans: tuple[str, ...]
     models: Mapping[str, Known]
-    providers: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def catalogue() -> Catalogue:
         name: Known(ranks[one["plan"]], one["context_length"], tuple(one["capabilities"]))
         for name, one in told["models"].items()
     }
-    return Catalogue(tuple(told["plans"]), known, frozenset(name.partition("/")[0] for name in known))
+    return Catalogue(tuple(told["plans"]), known)
 
 
 def plain(model_id: str) -> str:
@@ -140,14 +137,7 @@ def allowed(plan: Plan, model_id: str) -> bool:
         if name in plan.said:
             return plan.said[name]
     known = known_as(model_id)
-    if known is not None:
-        return plan.position >= known.rank
-    return plan.position >= len(catalogue().plans) or not is_paid(model_id.partition("/")[0], site().settings)
-
-
-def is_paid(provider: str, settings: Settings) -> bool:
-    """Say whether models of *provider* are asked at the API whose models the catalogue lists."""
-    return provider in catalogue().providers and not getattr(settings, f"{provider}_base_url")
+    return known is None or plan.position >= known.rank
 
 
 def may(user: User, model_id: str) -> bool:

@@ -224,7 +224,10 @@ def test_a_page_of_another_site_cannot_begin_an_answer(ada: Client) -> None:
     chat = ada.call("POST", "/api/chat/conversations", {}, 201)
     ada.call("POST", f"/api/chat/conversations/{chat['id']}/messages", {"content": "hi"}, 201)
     path = f"/api/chat/conversations/{chat['id']}/stream"
-    ada.call("GET", path, status=403, headers={"Sec-Fetch-Site": "cross-site"})
+    token = str(ada.http.headers["Authorization"]).removeprefix("Bearer ")
+    page = Client(ada.url)  # where her browser sends her cookie along, and no header of hers
+    page.http.cookies.set("access_token_cookie", token)
+    page.call("GET", path, status=403, headers={"Sec-Fetch-Site": "cross-site"})
     assert len(ada.call("GET", f"/api/chat/conversations/{chat['id']}")["messages"]) == 1
 
 
