@@ -91,9 +91,11 @@ SAMPLES: dict[str, Any] = {  # by the name of a field or parameter
 HAPPENED = """\
 retry: 3000
 
-id: 41
+event: sync
+data: {"missed":false}
+
 event: conversation
-data: {"type":"renamed","conversation_id":"6f1f64a4-9f8e-4c6e-8a3b-0d1c2b3a4f5e","title":"The sky"}
+data: {"action":"made","id":"6f1f64a4-9f8e-4c6e-8a3b-0d1c2b3a4f5e","title":"The sky","running":false}
 
 """
 ANSWER: tuple[Event, ...] = (
