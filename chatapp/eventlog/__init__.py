@@ -13,7 +13,7 @@ Invariants, and who keeps them:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import gevent
@@ -122,6 +122,10 @@ class Store(Protocol):
 
         Takes nothing where the database was not prompt: others may have had no chance to renew their leases.
         """
+        ...
+
+    def erase(self, generation_ids: Collection[str], *, session: Any = None) -> None:
+        """Delete what is not deleted with the generations' own rows, within *session*'s transaction."""
         ...
 
     def request_stop(self, generation_id: str) -> None: ...

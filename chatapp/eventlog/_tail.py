@@ -194,6 +194,15 @@ def look(raw: sqlite3.Connection, generation_id: str) -> Iterator[tuple[int, lis
                 yield last_seq, events
 
 
+def erase(raw: sqlite3.Connection, generation_ids: Collection[str]) -> None:
+    """Take logs that are being deleted out of all rows, which stay. Within a writing transaction."""
+    for row, batches in raw.execute("SELECT id, batches FROM log_tail").fetchall():
+        told = orjson.loads(batches)
+        kept = [batch for batch in told if batch[0] not in generation_ids]
+        if len(kept) < len(told):
+            raw.execute("UPDATE log_tail SET batches = ? WHERE id = ?", (orjson.dumps(kept), row))
+
+
 def has_any_of_nobody(raw: sqlite3.Connection) -> bool:
     return raw.execute(f"SELECT EXISTS ({OF_NOBODY})").fetchone()[0] == 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,6 +143,10 @@ class Store:
     def _check_lease(self, owner: str) -> None:
         if owner not in self._leases:
             raise LeaseLost(owner)
+
+    def erase(self, generation_ids: Collection[str], *, session: Any = None) -> None:
+        for generation_id in generation_ids:
+            self._logs.pop(generation_id, None)
 
     def request_stop(self, generation_id: str) -> None:
         if generation_id in self._logs:

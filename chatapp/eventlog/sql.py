@@ -452,6 +452,11 @@ class Store:
                 _tail.merge_of_nobody(raw)
             return list(connection.scalars(TAKE, {"by": owner}))
 
+    def erase(self, generation_ids: Collection[str], *, session: Session | None = None) -> None:
+        raw = sqlite_under(session.connection()) if session is not None else None
+        if raw is not None and generation_ids:
+            _tail.erase(raw, set(generation_ids))
+
     def request_stop(self, generation_id: str) -> None:
         with connected(self._engine, writes=True) as connection:
             connection.execute(update(HEADS).where(HEADS.c.generation_id == generation_id).values(stop_requested=True))

@@ -97,6 +97,11 @@ def running(session: Session, conversation_id: str) -> list[Generation]:
     )
 
 
+def made_in(session: Session, conversation_id: str) -> list[str]:
+    """Return the ids of the conversation's generations."""
+    return list(session.scalars(select(Generation.id).where(Generation.conversation_id == conversation_id)))
+
+
 def running_in(session: Session, conversation_ids: list[str]) -> set[str]:
     """Return those of *conversation_ids* in which an answer is being made."""
     return set(

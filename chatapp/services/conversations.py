@@ -123,6 +123,7 @@ def delete(user: User, conversation_id: str) -> None:
         conversation = owned(session, user, conversation_id)
         running = [generation.id for generation in generations.running(session, conversation.id)]
         people, deleted = people_of(session, conversation), described(conversation, running=False)
+        site().log.store.erase(generations.made_in(session, conversation.id), session=session)
         session.delete(conversation)
     for generation_id in running:
         site().runners.drop(generation_id)

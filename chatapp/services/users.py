@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from chatapp.database import db, exclusively, utcnow, writing
 from chatapp.errors import Conflict, NotFound
-from chatapp.models import accounts, leaving
+from chatapp.models import accounts, generations, leaving
 from chatapp.models.accounts import ADMIN, User
 from chatapp.services import plans, site
 from chatapp.services.accounts import check_plan, require_admin
@@ -87,6 +87,7 @@ def first_conversation(user_id: str) -> str | None:
 
 def delete_conversation(conversation_id: str) -> None:
     with writing() as session:
+        site().log.store.erase(generations.made_in(session, conversation_id), session=session)
         running = leaving.delete_conversation(session, conversation_id)
     drop(running)
 

@@ -298,8 +298,10 @@ def test_another_sites_page_may_not_begin_an_answer(ada: Client) -> None:
     one = ada.call("POST", "/api/chat/conversations", {}, 201)
     path = f"/api/chat/conversations/{one['id']}"
     ada.call("POST", f"{path}/messages", {"content": "hello"}, 201)
+    page = Client(ada.url)  # where her browser sends her cookie along, and no header of hers
+    page.http.cookies.set("access_token_cookie", str(ada.http.headers["Authorization"]).removeprefix("Bearer "))
     for where in ("cross-site", "same-site"):
-        check_error(ada.request("GET", f"{path}/stream", headers={"Sec-Fetch-Site": where}), 403)
+        check_error(page.request("GET", f"{path}/stream", headers={"Sec-Fetch-Site": where}), 403)
         assert len(ada.call("GET", path)["messages"]) == 1
     assert ada.request("GET", f"{path}/stream", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
 
@@ -529,7 +531,10 @@ def test_without_sign_in_all_belongs_to_the_one_person(mine: Site) -> None:
 
 def test_without_sign_in_every_route_works_but_those_of_signing_in(mine: Site) -> None:
     client = Client(mine.url)
+    client.user = client.call("GET", "/api/auth/me")
     for number, (route, example) in enumerate(EXAMPLES.items()):
+        if "/members" in route:
+            continue  # there is nobody else
         one = talk(client, nonce=f"mine-{number}", route=route)
         answer = one.request(route, ids={"email": "me@example.org", **api.made_for(route, client)})
         is_person = "user_id" in route and not route.startswith("GET ")  # the site's one stays who they are

@@ -86,7 +86,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_starts_user_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_starts")),
     )
-    op.create_index(op.f("ix_starts_user_id_at"), "starts", ["user_id", "at"])
+    op.create_index(op.f("ix_starts_user_id_starts_at"), "starts", ["user_id", "at"])
     op.add_column("users", sa.Column("plan", sa.String(length=40), nullable=True))
     op.add_column("invites", sa.Column("plan", sa.String(length=40), nullable=True))
     with op.batch_alter_table("conversations", schema=None) as batch_op:
