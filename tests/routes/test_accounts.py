@@ -263,6 +263,7 @@ def test_cookies_are_out_of_reach_of_scripts_and_other_sites(site: Site, ada: Cl
 @pytest.fixture(scope="module")
 def browser(site: Site) -> tuple[Client, Client]:
     """Somebody, and their browser."""
+    site.new_user("Root")  # the first one is an admin
     owner, browser = site.new_user(), Client(site.url)
     login(browser, owner.email)
     return owner, browser
