@@ -19,6 +19,10 @@ class Schema(marshmallow.Schema):
     class Meta:
         unknown = EXCLUDE
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Schema:
+        """Return this very schema, which nobody changes: documenting the routes would copy all of them a hundred times."""
+        return self
+
 
 class Text(fields.String):
     """Text that every database can store: no NUL, no lone surrogate."""
