@@ -47,7 +47,9 @@ def minute(time: str) -> str:
 
 
 def author(message: dict[str, Any]) -> str:
-    return "You" if message["role"] == "user" else message["model"] or "Assistant"
+    if message["role"] == "user":
+        return "You"
+    return "This site" if message["command"] else message["model"] or "Assistant"
 
 
 def caption(head: dict[str, Any], exported_at: str) -> str:

@@ -120,6 +120,12 @@ def test_markdown_has_the_branch_shown(ada: Client, branched: dict[str, Any]) ->
     assert name_of(response) == "Zoë's 对话 a b.md"
 
 
+def test_a_command_is_answered_by_the_site(ada: Client) -> None:
+    started, _ = ada.ask("/title Ships")
+    text = one(ada, started, format="markdown").content.decode()
+    assert re.findall("^## (.*)", text, re.M) == ["You", "This site"]
+
+
 def test_pdf_has_the_branch_shown(ada: Client, branched: dict[str, Any]) -> None:
     response = one(ada, branched, format="pdf")
     assert response.content.startswith(b"%PDF-")
@@ -206,6 +212,7 @@ def talk(*contents: str, role: str = "assistant") -> Talk:
         "finish_reason": "stop",
         "error": None,
         "sources": None,
+        "command": None,
         "reaction": None,
         "created_at": NOW,
     }
