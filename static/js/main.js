@@ -162,6 +162,13 @@ function ended(mine) {
   composer.running = false;
   refreshList();
   reload(); // perhaps another tab asked here too
+  if (/^\/model\s+\S/i.test(mine.request?.message ?? "")) takeModel(id, mine.message.content);
+}
+
+/** What `/model` chose is the composer's choice too, which goes along with each question. @param {string} id @param {string} said the command's answer */
+async function takeModel(id, said) {
+  const { model } = await api.conversation(id).catch(() => ({ model: null }));
+  if (id === shown.id && model && said.includes(`\`${model}\``)) composer.choose(model); // else nothing was changed
 }
 
 /** @param {Following} mine */

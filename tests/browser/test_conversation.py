@@ -10,6 +10,7 @@ from collections.abc import Callable
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.browser._chat import Chat, counted
+from tests.browser.conftest import sign_in
 from tests.support.fake_models import FakeModels
 from tests.support.site import PASSWORD, Client, Site, wait_until
 
@@ -326,3 +327,34 @@ def test_the_end_is_followed_only_while_the_reader_is_there(me: Me, site: Site) 
     assert main.evaluate(left) > 300
     chat.page.get_by_role("button", name="Stop").click()
     chat.ended("stopped")
+
+
+def test_a_command_is_answered_by_no_model_and_may_choose_one(me: Me, site: Site) -> None:
+    chat = Chat(me[0], site).open(model="echo")
+    by = chat.turns.last.locator("[data-part=model]")
+    chat.ask("hello").ended().says("hello")
+    expect(by).to_have_text("echo")
+    chat.ask("/title Ships").ended()
+    expect(by).to_be_hidden()
+    expect(chat.items.first).to_contain_text("Ships")
+    chosen = me[0].locator("[data-part=model-name]")
+    chat.ask("/model nobody").ended()
+    expect(chosen).to_have_text("echo")
+    chat.ask("/model openai/count-20").ended()
+    expect(chosen).to_have_text("openai/count-20")  # the list of models that this page was given has another only
+    chat.ask("and now").ended().says(counted(20))
+
+
+def test_an_answer_from_memory_says_so(
+    new_context: Callable[..., BrowserContext], new_site: Callable[..., Site]
+) -> None:
+    site, context = new_site(CHATAPP_CACHE_SECONDS="60"), new_context()
+    sign_in(context, site)
+    page = context.new_page()
+    by = page.locator("chat-turn:last-of-type [data-part=model]")
+    Chat(page, site).open(model="echo").ask("hello").ended()
+    expect(by).to_have_text("echo")
+    Chat(page, site).open(model="echo").ask("hello").ended()
+    expect(by).to_have_text("echo · from memory")
+    by.click()
+    expect(by).to_have_text("echo · from memory")

@@ -254,10 +254,15 @@ export class ChatComposer extends HTMLElement {
     const rows = this.#models.map(({ id, name, provider }) => ({ id, name, note: provider, selected: id === this.#modelId }));
     const chosen = await openMenu(this.#part.model, { rows, label: "Model", role: "listbox", above: this.#part.form, empty: "There is no model. Start Ollama, or set a model API's key." });
     if (!chosen) return;
-    this.#modelId = chosen;
-    kept.set(MODEL, chosen);
-    this.#showModel();
+    this.choose(chosen);
     this.#text.focus();
+  }
+
+  /** The model that is asked from now on. @param {string} id */
+  choose(id) {
+    this.#modelId = id;
+    kept.set(MODEL, id);
+    this.#showModel();
   }
 }
 

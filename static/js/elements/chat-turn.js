@@ -9,6 +9,7 @@ import { MarkdownView } from "../markdown.js";
 const LONG_QUESTION = 160;
 const PATIENCE_SECONDS = 5; // then the wait is counted, so that it can be seen to go on
 const SLOW_FRAME_MS = 8;
+const COMMAND = "site/command"; // who answers where no model is asked
 
 const NOTICES = {
   interrupted: "The model stopped before the end. What it wrote is kept.",
@@ -173,8 +174,8 @@ export class ChatTurn extends HTMLElement {
     this.#part.foot.hidden = running || (!text && !pages && !this.#turn?.answer);
     this.querySelector('[data-act="copy"]')?.toggleAttribute("hidden", !text);
     const button = this.#part.model;
-    const name = model?.split("/").slice(1).join("/") || model || "";
-    const figures = [
+    const name = model === COMMAND ? "" : [model?.split("/").slice(1).join("/") || model, metadata.cached && "from memory"].filter(Boolean).join(" · ");
+    const figures = metadata.cached ? [] : [
       usage && `${usage.completion_tokens.toLocaleString()} tokens${usage.estimated ? " (about)" : ""}`,
       metadata.time_to_first_token_ms != null && `first word after ${(metadata.time_to_first_token_ms / 1000).toFixed(1)} s`,
       metadata.tokens_per_second != null && `${Number(metadata.tokens_per_second).toFixed(0)} a second`,
