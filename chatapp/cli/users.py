@@ -50,7 +50,7 @@ def listed(as_json: bool) -> None:
 
         everyone = accounts.everyone()
         if as_json:
-            echo_json({"users": User(many=True).dump(everyone)})
+            echo_json({"users": [{**User().dump(user), "plan": user.plan} for user in everyone]})
         elif everyone:
             rows = [
                 (user.email, visible(user.name), user.role, user.plan or "–", f"{user.created_at:%Y-%m-%d}")

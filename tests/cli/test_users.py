@@ -40,9 +40,9 @@ def test_the_first_account_is_an_admin_and_the_next_is_none(run: Run) -> None:
     assert bob.split()[:4] == ["bob@example.org", "bob", "user", "PRO"]
     assert ada.index("admin") == bob.index("user")
     users = json.loads(run("users", "list", "--json").stdout)["users"]
-    assert [(user["email"], user["role"]) for user in users] == [
-        ("ada@example.org", "admin"),
-        ("bob@example.org", "user"),
+    assert [(user["email"], user["role"], user["plan"]) for user in users] == [
+        ("ada@example.org", "admin", None),
+        ("bob@example.org", "user", "PRO"),
     ]
 
 
