@@ -126,14 +126,24 @@ def page(
     if project_id is not None:
         where.append(Conversation.project_id == project_id)
     if q:
-        said = select(Message.id).where(
-            Message.conversation_id == Conversation.id, Message.content.icontains(q, autoescape=True)
-        )
-        where.append(or_(Conversation.title.icontains(q, autoescape=True), said.exists()))
+        said = select(Message.id).where(Message.conversation_id == Conversation.id, says(session, Message.content, q))
+        where.append(or_(says(session, Conversation.title, q), said.exists()))
     total = session.scalar(select(func.count()).select_from(Conversation).where(*where)) or 0
     order = (Conversation.pinned.desc(), Conversation.updated_at.desc(), Conversation.id)
     rows = session.scalars(select(Conversation).where(*where).order_by(*order).offset(offset).limit(limit))
     return list(rows), total
+
+
+def says(session: Session, column: Any, text: str) -> ColumnElement[bool]:
+    """Return whether *column* has *text* in it, in capitals or not.
+
+    SQLite runs in our own event loop, and its LIKE begins anew at each character: with text that nearly matches everywhere
+    it takes forty times as long.
+    """
+    if session.get_bind().dialect.name == "sqlite":
+        return func.instr(func.lower(column), func.lower(text)) > 0
+    found: ColumnElement[bool] = column.icontains(text, autoescape=True)
+    return found
 
 
 def messages(session: Session, conversation_id: str) -> list[Message]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from marshmallow import ValidationError
 
 from chatapp import sse
+from chatapp.database import session_of
 from chatapp.dialects import parse_cursor
+from chatapp.models import conversations as pages
+from chatapp.models.conversations import Conversation, Message, add_messages
 from chatapp.schemas import KEY, REFERENCE, one_line
 from chatapp.schemas.accounts import Email
 from chatapp.services import conversations
+from tests.support import world
 
 CHARS = 160_000
 HOSTILE = [
@@ -76,6 +81,22 @@ def test_four_times_the_text_takes_no_sixteen_times_as_long(scanner: str) -> Non
     for piece in HOSTILE:
         short, long = (least(scan, (piece * CHARS)[:size]) for size in (CHARS // 4, CHARS))
         assert long < 0.02 or long < 10 * short, (piece, short, long)
+
+
+def test_a_search_takes_its_time_in_proportion_to_what_was_said(tmp_path: Path) -> None:
+    made = world.make(tmp_path)
+    conversation_id = made.conversation()
+    with session_of(made.engine, writes=True) as session:
+        conversation = session.get_one(Conversation, conversation_id)
+        add_messages(session, conversation, [Message(role="user", content="a" * 32_000) for _ in range(20)])
+    with session_of(made.engine) as session:
+
+        def search(words: str) -> None:
+            assert pages.page(session, made.user_id, q=words)[1] == 0
+
+        plain, hostile = least(search, "b" * 200), least(search, "a" * 199 + "b")
+    made.close()
+    assert hostile < 0.1 or hostile < 20 * plain, (plain, hostile)
 
 
 def test_the_control_a_scanner_that_looks_back_is_found_out() -> None:
