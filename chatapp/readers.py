@@ -69,8 +69,16 @@ class Readers:
     def join(self, user_id: str, sign_in_id: str | None, generation_id: str | None, wake: Callable[[], None]) -> Reader:
         """Let one more in; *generation_id* is None for an answer that is stored nowhere.
 
-        Raises RateLimited for one too many of this user, Overloaded for one too many in all.
+        Raises RateLimited, Overloaded, as `check_room`.
         """
+        self.check_room(user_id)
+        self._mine[user_id] += 1
+        self._changed = True
+        metrics.stream_opened()
+        return self._add(Reader(user_id, sign_in_id, generation_id, wake, time.monotonic()))
+
+    def check_room(self, user_id: str) -> None:
+        """Raise RateLimited where there is one too many of this user, Overloaded for one too many in all."""
         if self.count(user_id) >= self._settings.streams_per_user:
             raise RateLimited(
                 f"You follow {self._settings.streams_per_user} answers at once already. Close a tab or wait for one to end.",
@@ -78,10 +86,6 @@ class Readers:
             )
         if self.count() >= self._settings.max_streams:
             raise Overloaded("Too many answers are being read at once. Try again in a moment.", retry_after=5)
-        self._mine[user_id] += 1
-        self._changed = True
-        metrics.stream_opened()
-        return self._add(Reader(user_id, sign_in_id, generation_id, wake, time.monotonic()))
 
     def watch(self, user_id: str, sign_in_id: str | None, wake: Callable[[], None]) -> Reader:
         """Ask from now on whether this sign-in is still good, for a stream that is no answer's and counts nowhere here."""

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from flask import Response, current_app, request
 from sqlalchemy.exc import DBAPIError
+from werkzeug.wsgi import ClosingIterator
 
 import chatapp.dialects
 from chatapp import auth, registry, sse
@@ -73,6 +74,15 @@ def seen_generation() -> str | None:
     """Return the id of the generation that the reader's last event was of, where ids name it."""
     cursor = parse_cursor(last_event_id())
     return str(UUID(cursor.generation)) if cursor is not None and cursor.generation else None
+
+
+def check_room() -> None:
+    """Refuse who asks what they could not read: before it is stored and a model is asked, or trying again asks twice.
+
+    Who comes back, with a cursor, asks nothing. Raises RateLimited, Overloaded.
+    """
+    if not last_event_id():
+        site().readers.check_room(auth.current_user().id)
 
 
 @dataclass
@@ -343,7 +353,8 @@ def respond_live(stream: Stream) -> Response:
     form = (stream.dialect, stream.prefix, stream.context)
     stream.outlet = _outlet.open(request.environ, form=form, make=stream.make, pack=pack)
     response = respond(iter(stream) if pack is None else packed(stream, pack))
-    response.call_on_close(stream.close)
+    # direct_passthrough leaves out `call_on_close`, and a generator that nobody began runs no `finally`
+    response.response = ClosingIterator(response.response, stream.close)  # type: ignore[arg-type]
     if pack is not None:
         response.headers["Content-Encoding"] = "gzip"
         response.headers["Vary"] = "Accept-Encoding"

@@ -56,6 +56,7 @@ def ask(headers: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
 def stream(headers: dict[str, Any], query: dict[str, Any]) -> Response:
     """Ask and follow the answer; a reader who comes back with the id of its last event asks nobody twice"""
     auth.check_not_cross_site()
+    _stream.check_room()
     generation = chats.stream(
         auth.current_user(),
         query["message"],

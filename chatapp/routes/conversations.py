@@ -81,6 +81,7 @@ def ask(body: dict[str, Any], conversation_id: object) -> Message:
 def stream(query: dict[str, Any], conversation_id: object) -> Response:
     """Answer the last question if nobody has, else follow the running or latest answer"""
     auth.check_not_cross_site()
+    _stream.check_room()
     seen = _stream.seen_generation()
     generation = generations.of_conversation(auth.current_user(), str(conversation_id), seen=seen)
     return _stream.follow(generation, "named", named_by_url=False, heartbeat=query["heartbeat"])

@@ -50,6 +50,7 @@ def session_stream(query: dict[str, Any]) -> Response:
     """Open a session's stream"""
     cursor = parse_cursor(_stream.last_event_id())
     seen = cursor.seq if cursor and cursor.generation is None else 0
+    _stream.check_room()  # or an opening would be spent
     generation = generations.open_session(auth.current_user(), query["sessionId"], seen=seen)
     return _stream.follow(generation, "session", named_by_url=True)
 

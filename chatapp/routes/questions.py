@@ -52,6 +52,7 @@ def stream(headers: dict[str, Any], query: dict[str, Any], session_id: str) -> R
 
 
 def asked(session_id: str, given: dict[str, Any], key: str | None) -> Generation:
+    _stream.check_room()
     optional = {name: given[name] for name in ("document_ids", "system_prompt") if given[name]}
     return questions.ask(
         auth.current_user(),

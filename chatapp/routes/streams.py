@@ -28,6 +28,7 @@ blueprint = Blueprint("streams", __name__, description="Answers to a history tha
 def stream(query: dict[str, Any], headers: dict[str, Any], body: dict[str, Any]) -> Response:
     """Answer the last of these messages; with `chatId` the new ones and the answer are stored, without it nothing is"""
     user, key = auth.current_user(), headers["key"] or body["requestId"]
+    _stream.check_room()
     lines = tuple(Line(one["id"], one["role"], one["content"]) for one in body["messages"])
     talk = Talk(lines, body["model"], body["systemPrompt"])
     if body["chatId"]:

@@ -364,6 +364,23 @@ def test_an_answer_that_is_not_stored_counts_as_one_of_the_users_streams(strict:
     streams[1].close()  # type: ignore[attr-defined]
 
 
+def test_what_nobody_could_read_is_neither_stored_nor_asked(strict: Site) -> None:
+    ada = strict.new_user()
+    project = ada.call("POST", "/api/projects", {"name": "Shop"}, 201)["id"]
+    streams = [live(post(ada, request(said("x"), model="openai/count-40,delay=0.05"))) for _ in range(2)]
+    assert [next(stream).event for stream in streams] == ["message-start"] * 2
+    for method, path, body in (
+        ("POST", "/api/stream", request(said("x"), chatId="c")),
+        ("POST", "/chat/1/stream", {"question": "x", "model": "openai/echo"}),
+        ("GET", "/chat/1/stream?question=x&model=openai/echo", None),
+        ("GET", f"/ai/chat/stream?projectId={project}&message=x&model=openai/echo", None),
+    ):
+        check_error(ada.request(method, path, body), 429, "rate_limited")
+        assert ada.call("GET", "/api/chat/conversations")["total"] == 0, path
+    for stream in streams:
+        stream.close()  # type: ignore[attr-defined]
+
+
 def test_an_answer_that_is_not_stored_counts_towards_the_days_tokens(strict: Site) -> None:
     ada = strict.new_user()
     assert answer(ada, request(said("x"), model="openai/count-60"))
