@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 import uuid
@@ -12,7 +13,8 @@ from typing import Any
 
 import gevent
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.orm import Session
 
 from chatapp import failpoints, responses
@@ -33,6 +35,8 @@ from chatapp.runners import new_job
 from chatapp.services import commands, projects, site, usage
 from chatapp.services import conversations as talks
 from chatapp.services.commands import Order
+
+logger = logging.getLogger(__name__)
 
 MAX_OPENINGS = 10
 STOP_SECONDS = 5.0
@@ -424,15 +428,19 @@ def given_again(user: User, message_id: str, *, site_url: str = "") -> Order | N
 def known_already(generation: Generation, job: Job) -> Job:
     """Return *job* as the recital of an answer that was given before, where there is one.
 
-    It is stored with the generation, so that whoever takes it over says the rest of it.
+    It is stored with the generation, so that whoever takes it over says the rest of it. Where it cannot be stored it is
+    recited all the same: the question is stored, and has to have a runner.
     """
     parts = site()
     script = responses.find(parts.cache, parts.settings, job)
     if script is None:
         return job
     params = {**generation.params, "script": asdict(script)}
-    with writing() as session:
-        change_row(session, generation, params=params)
+    try:
+        with writing() as session:
+            change_row(session, generation, params=params)
+    except (DBAPIError, NoConnection, Overloaded):
+        logger.exception("generation %s: that it is known already could not be stored", generation.id)
     return replace(job, script=script, params=params)
 
 
