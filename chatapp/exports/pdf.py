@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -31,15 +32,23 @@ _press = BoundedSemaphore()  # one at a time in each process: streams need the p
 
 def dump(talks: Iterable[Talk], exported_at: str) -> Iterator[bytes]:
     """Raises PayloadTooLarge, and Overloaded where others wait for theirs already."""
+    with tempfile.TemporaryDirectory(prefix="chatapp-pdf-") as folder:
+        with at_the_press():
+            with (Path(folder) / "manuscript").open("wb") as manuscript:
+                write(manuscript, talks, exported_at)
+            paper = printed(Path(folder))
+        with paper.open("rb") as made:  # others need not wait for who takes theirs slowly
+            while block := made.read(BLOCK_BYTES):
+                yield block
+
+
+@contextmanager
+def at_the_press() -> Iterator[None]:
+    """Have the press for oneself. Raises Overloaded where others have it for long."""
     if not _press.acquire(timeout=WAIT_SECONDS):
         raise Overloaded("Others wait for a PDF as well. Try again in a moment.", retry_after=10)
     try:
-        with tempfile.TemporaryDirectory(prefix="chatapp-pdf-") as folder:
-            with (Path(folder) / "manuscript").open("wb") as manuscript:
-                write(manuscript, talks, exported_at)
-            with printed(Path(folder)).open("rb") as paper:
-                while block := paper.read(BLOCK_BYTES):
-                    yield block
+        yield
     finally:
         _press.release()
 
