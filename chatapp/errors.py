@@ -68,7 +68,7 @@ class SessionExpired(AppError):
 
 class PayloadTooLarge(AppError):
     code, status = "payload_too_large", 413
-    default_message = "The request is too large."
+    default_message = "The request is too large: its body may have at most 1 MiB."
 
 
 class UriTooLong(AppError):
