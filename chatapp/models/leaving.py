@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
+from chatapp.database import exclusively
 from chatapp.models.accounts import Invite
 from chatapp.models.conversations import Conversation
 from chatapp.models.generations import Generation
@@ -39,6 +40,7 @@ def leave_projects(session: Session, user_id: str) -> None:
     """Delete projects that nobody else is in; others get an owner: an editor before a reader, the eldest first."""
     mine = select(Membership.project_id).where(Membership.user_id == user_id, Membership.role == OWNER)
     for project_id in list(session.scalars(mine)):
+        exclusively(session, f"members of {project_id}")  # or the owner who stays could leave meanwhile
         here = (Membership.project_id == project_id, Membership.user_id != user_id)
         others = sorted(
             session.execute(select(Membership.role, Membership.created_at, Membership.user_id).where(*here)),

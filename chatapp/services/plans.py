@@ -233,7 +233,8 @@ def delete(user: User, name: str) -> None:
 
 def kept(session: Session, name: str) -> plans.Plan:
     exclusively(session, PLANS)
-    plan = session.get(plans.Plan, name, populate_existing=True)
+    known = "\0" not in name  # which PostgreSQL does not look for
+    plan = session.get(plans.Plan, name, populate_existing=True) if known else None
     if plan is None:
         raise NotFound(GONE)
     return plan

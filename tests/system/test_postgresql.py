@@ -15,9 +15,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
+from app import create_app
 from chatapp import database
-from chatapp.database import connected
+from chatapp.database import connected, session_of
 from chatapp.eventlog import sql
+from chatapp.models import leaving
+from chatapp.models.projects import OWNER, Membership, Project
 from chatapp.settings import ROOT, Settings
 from tests.support import world
 from tests.support.site import PASSWORD, Client, Site, wait_until
@@ -89,6 +92,38 @@ def test_a_renewal_does_not_wait_for_a_writer_and_a_thief_leaves_it_alone(
             assert pool.submit(store.take_orphans, "thief").result(timeout=20) == []
         assert store.take_orphans("thief") == [name]
     made.close()
+
+
+def test_of_two_owners_one_does_not_leave_while_the_other_is_deleted(
+    tmp_path: Path, new_database: Callable[[], str]
+) -> None:
+    made = world.make(tmp_path, new_database())
+    with session_of(made.engine, writes=True) as session:
+        project = Project(name="Shop")
+        session.add(project)
+        session.flush()
+        session.add(Membership(project_id=project.id, user_id=made.user_id, role=OWNER))
+    busy = text("SELECT NOT pg_try_advisory_xact_lock(hashtext(:what))").bindparams(what=f"members of {project.id}")
+    with session_of(made.engine, writes=True) as session:
+        leaving.leave_projects(session, made.user_id)
+        with connected(made.engine) as other:
+            assert other.scalar(busy)
+    made.close()
+
+
+def test_a_plan_that_cannot_be_called_so_is_not_there(tmp_path: Path, new_database: Callable[[], str]) -> None:
+    settings = Settings(
+        data_dir=tmp_path, database_url=new_database(), auth="off", local_model="off", ollama_host="http://127.0.0.1:1"
+    ).completed()
+    database.migrate(settings)
+    app = create_app(settings)
+    for method in ("GET", "DELETE"):
+        response = app.test_client().open("/api/plans/%00", method=method, base_url="http://127.0.0.1")
+        assert response.status_code == 404, response.text
+    app.extensions["chatapp"].close(0)
+    with app.app_context():
+        database.db.engine.dispose()
+    app.extensions["chatapp"].engine.dispose()
 
 
 # what waits for the database
