@@ -97,4 +97,5 @@ def one_line(maximum: int, *, blank: bool = False) -> list[Any]:
 # (patterns also stand in the OpenAPI document: what Python writes \Z is the letter Z to everyone else)
 REFERENCE_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$(?!\n)"
 REFERENCE = validate.Regexp(REFERENCE_PATTERN, error="Use 1 to 64 of the characters A-Z a-z 0-9 . _ : -")
+CURSOR = {"description": "the id of the last event that was seen, for who cannot send it as `Last-Event-ID`"}
 KEY = validate.Regexp(r"^[\x21-\x7e]{1,200}$(?!\n)", error="Use 1 to 200 visible ASCII characters.")

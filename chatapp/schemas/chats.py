@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marshmallow import fields, validate
 
-from chatapp.schemas import KEY, Schema, Text, Time, Uuid
+from chatapp.schemas import CURSOR, KEY, Schema, Text, Time, Uuid
 from chatapp.schemas.conversations import Message
 
 MODEL = validate.Length(max=300)
@@ -28,7 +28,7 @@ class ChatQuery(Schema):
     conversationId = Uuid(load_default=None)
     model = Text(load_default=None, validate=MODEL)
     requestId = Text(load_default=None, validate=KEY)
-    lastEventId = fields.String(load_default=None)
+    lastEventId = fields.String(load_default=None, metadata=CURSOR)
 
 
 class ChatAnswer(Schema):

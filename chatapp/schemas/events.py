@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marshmallow import fields, validate
 
-from chatapp.schemas import Schema
+from chatapp.schemas import CURSOR, Schema
 
 
 class HeartbeatQuery(Schema):
@@ -16,7 +16,7 @@ class HeartbeatQuery(Schema):
 
 
 class EventsQuery(HeartbeatQuery):
-    lastEventId = fields.String(load_default=None)
+    lastEventId = fields.String(load_default=None, metadata=CURSOR)
 
 
 class Typing(Schema):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marshmallow import fields, validate
 
-from chatapp.schemas import KEY, REFERENCE, Schema, Text
+from chatapp.schemas import CURSOR, KEY, REFERENCE, Schema, Text
 from chatapp.schemas.conversations import Message
 
 
@@ -43,11 +43,11 @@ class Edit(AskAgain):
 
 class SessionQuery(Schema):
     sessionId = Text(required=True, validate=validate.Length(1, 64))
-    lastEventId = fields.String(load_default=None)
+    lastEventId = fields.String(load_default=None, metadata=CURSOR)
 
 
 class CursorQuery(Schema):
-    lastEventId = fields.String(load_default=None)
+    lastEventId = fields.String(load_default=None, metadata=CURSOR)
 
 
 class Stopped(Schema):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from marshmallow import fields, validate
 
-from chatapp.schemas import KEY, Schema, Text, Uuid
+from chatapp.schemas import CURSOR, KEY, Schema, Text, Uuid
 
 MODES = validate.OneOf(["all", "documents", "none"])
 MODEL, PROMPT, DOCUMENTS = (validate.Length(max=most) for most in (300, 32_000, 200))
@@ -30,4 +30,4 @@ class QuestionQuery(Schema):
     document_ids = fields.List(Uuid(), load_default=None, validate=DOCUMENTS)
     system_prompt = Text(load_default=None, validate=PROMPT)
     requestId = Text(load_default=None, validate=KEY)
-    lastEventId = fields.String(load_default=None)
+    lastEventId = fields.String(load_default=None, metadata=CURSOR)
