@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from chatapp.models.generations import Generation
     from chatapp.services import Site
 
+OPTIONS = {"prompt": "QUESTION", "modelId": "--model", "chatId": "--conversation"}  # the API's names, and those here
+
 
 @click.command("ask")
 @click.argument("question")
@@ -33,13 +36,25 @@ def command(question: str, model: str | None, conversation: str | None, email: s
     QUESTION may be - for what comes from standard input. Question and answer are stored; the site need not run. Ctrl-C ends the
     answer and keeps what came.
     """
-    with built_in_model(may_be(model)), opened() as site:
+    with built_in_model(may_be(model)), opened() as site, told_in_options():
         asked = checked(prompt=from_input() if question == "-" else question, modelId=model, chatId=conversation)
         generation = begin(whose(email), asked)
         last = print_answer(site, generation, quiet=as_json)
         if as_json:
             echo_json(stored(generation))
         leave(last)
+
+
+@contextlib.contextmanager
+def told_in_options() -> Iterator[None]:
+    """Let what is refused be named as it was given here, not as the API calls it."""
+    from chatapp.errors import ValidationFailed
+
+    try:
+        yield
+    except ValidationFailed as error:
+        field, colon, said = error.message.partition(": ")
+        refuse(OPTIONS.get(field, field) + colon + said)
 
 
 def from_input() -> str:

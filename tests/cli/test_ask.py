@@ -102,8 +102,9 @@ def test_what_was_killed_goes_on_in_the_site(ada: str, environ: dict[str, str], 
     [
         (["x", "--model", "openai/status-500"], 3, []),
         (["x", "--model", "openai/status-429"], 1, []),
-        (["", "--model", "openai/echo"], 2, ["empty"]),
-        (["x", "--conversation", "not a name"], 2, ["chatId"]),
+        (["", "--model", "openai/echo"], 2, ["QUESTION", "empty"]),
+        (["one", "--model", "nobody"], 2, ["--model: There is no model nobody"]),
+        (["x", "--conversation", "not a name"], 2, ["--conversation: "]),
         (["x", "--user", "nobody@example.org"], 2, ["nobody@example.org"]),
     ],
 )
