@@ -163,6 +163,8 @@ class Stream:
                     return
                 self.outlet.flush()
             if not self.reader.allowed:
+                if log.head(self.generation_id) is None:  # whose sign-in is good is not sent to sign in
+                    raise LogGone(self.generation_id)
                 yield self._failure(Unauthorized("You may not read this any longer."))
                 return
             if self.site.readers.closing and not batch:

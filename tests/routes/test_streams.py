@@ -203,7 +203,8 @@ def test_a_conversation_that_is_deleted_ends_its_streams_and_leaves_the_model(ad
     while next(stream).event != "token":
         pass
     ada.call("DELETE", f"/api/chat/conversations/{started['conversationId']}", status=204)
-    assert list(stream)[-1].event == "fail"
+    last = list(stream)[-1]
+    assert (last.event, json.loads(last.data)["code"]) == ("fail", "not_found")
     wait_until(lambda: [call["disconnected"] for call in fake_models.log() if call["model"] == model] == [True])
 
 
