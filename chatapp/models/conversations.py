@@ -26,7 +26,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from chatapp.database import Base, Prepared, exclusively, utcnow
 from chatapp.models._columns import Created, Id
-from chatapp.models._rows import change_row, insert_row
+from chatapp.models._rows import change_row, insert_row, made_of
 
 USER = "user"
 ASSISTANT = "assistant"
@@ -93,6 +93,11 @@ def owned(session: Session, conversation_id: str, user_id: str) -> Conversation 
     return session.scalar(OWNED, {"of": conversation_id, "whose": user_id}, execution_options=AS_IT_IS)
 
 
+def as_it_is(connection: Connection | sqlite3.Connection, conversation_id: str) -> Conversation | None:
+    """Return the conversation, whosever it is."""
+    return made_of(Conversation, BY_ID.first(connection, of=conversation_id))
+
+
 def by_key(session: Session, key: str, user_id: str) -> Conversation | None:
     return session.scalar(BY_KEY, {"named": key, "whose": user_id}, execution_options=AS_IT_IS)
 
@@ -108,6 +113,7 @@ AFTER = Prepared(
     .limit(bindparam("most", type_=Integer))
 )
 PARENTS = Prepared(select(Message.id, Message.parent_id).where(Message.conversation_id == bindparam("of")))
+BY_ID = Prepared(select(Conversation.__table__).where(Conversation.id == bindparam("of")))
 LAST_POSITION = Prepared(select(func.max(Message.position)).where(Message.conversation_id == bindparam("of")))
 
 

@@ -97,6 +97,18 @@ def running(session: Session, conversation_id: str) -> list[Generation]:
     )
 
 
+def is_running_in(connection: Connection | sqlite3.Connection, conversation_id: str) -> bool:
+    """Say whether an answer is being made in the conversation."""
+    return RUNNING_IN.first(connection, of=conversation_id) is not None
+
+
+RUNNING_IN = Prepared(
+    select(Generation.id)
+    .where(Generation.conversation_id == bindparam("of"), Generation.ended_at.is_(None))
+    .limit(1)
+)
+
+
 def made_in(session: Session, conversation_id: str) -> list[str]:
     """Return the ids of the conversation's generations."""
     return list(session.scalars(select(Generation.id).where(Generation.conversation_id == conversation_id)))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import uuid
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 
 from chatapp.connections import Connections
-from chatapp.database import db, exclusively, session_of, writing
+from chatapp.database import db, exclusively, glance, writing
 from chatapp.errors import NotFound, ValidationFailed
 from chatapp.events import Event
 from chatapp.models import conversations, generations, reactions
@@ -73,7 +74,7 @@ def make(user: User, *, title: str, key: str | None, project_id: str | None = No
         conversation = resolve(session, user, key, project_id=project_id)
         if title and not conversation.title:
             change_row(session, conversation, title=title)
-        people = people_of(session, conversation)
+        people = people_of(session.connection(), conversation)
     made = described(conversation, running=False)
     if known is None:
         tell(people, "made", made)
@@ -104,7 +105,7 @@ def change(user: User, conversation_id: str, **values: Any) -> dict[str, Any]:
         for name, value in values.items():
             setattr(conversation, name, value)
         running = bool(generations.running(session, conversation.id))
-        people = people_of(session, conversation)
+        people = people_of(session.connection(), conversation)
     changed = described(conversation, running)
     tell(people, "renamed" if "title" in values else "changed", changed)
     return changed
@@ -122,7 +123,7 @@ def delete(user: User, conversation_id: str) -> None:
     with writing() as session:
         conversation = owned(session, user, conversation_id)
         running = [generation.id for generation in generations.running(session, conversation.id)]
-        people, deleted = people_of(session, conversation), described(conversation, running=False)
+        people, deleted = people_of(session.connection(), conversation), described(conversation, running=False)
         site().log.store.erase(generations.made_in(session, conversation.id), session=session)
         session.delete(conversation)
     for generation_id in running:
@@ -137,7 +138,7 @@ def add_question(user: User, conversation_id: str, content: str) -> Message:
         conversation = kept(session, user, conversation_id)
         question = asked(conversation, content, parent_id=conversation.leaf_id)
         conversations.add_messages(session, conversation, [question], title=title_after(conversation, question))
-        people = people_of(session, conversation)
+        people = people_of(session.connection(), conversation)
     tell(people, "changed", described(conversation, running=False))
     return question
 
@@ -171,7 +172,7 @@ def history(
 # what others are told
 
 
-def people_of(session: Session, conversation: Conversation) -> list[str]:
+def people_of(connection: Connection | sqlite3.Connection, conversation: Conversation) -> list[str]:
     """Return the ids of those who may see *conversation*."""
     return [conversation.user_id]
 
@@ -185,12 +186,12 @@ def tell(
 
 def tell_answered(engine: Engine, connections: Connections, job: Job, terminal: Event) -> None:
     """Tell those who see the conversation that an answer in it has ended. Outside any request."""
-    with session_of(engine) as session:
-        conversation = session.get(Conversation, job.conversation_id)
+    with glance(engine) as connection:
+        conversation = conversations.as_it_is(connection, job.conversation_id)
         if conversation is None:  # deleted since
             return
-        people = people_of(session, conversation)
-        now = described(conversation, bool(generations.running(session, conversation.id)))
+        people = people_of(connection, conversation)
+        now = described(conversation, generations.is_running_in(connection, conversation.id))
     tell(people, "answered", now, connections=connections)
 
 
@@ -198,7 +199,7 @@ def tell_typing(user: User, conversation_id: str, is_typing: bool) -> None:
     """Tell the others who see the conversation whether *user* is writing in it. Raises NotFound."""
     session = db.session()
     conversation = owned(session, user, conversation_id)
-    others = [one for one in people_of(session, conversation) if one != user.id]
+    others = [one for one in people_of(session.connection(), conversation) if one != user.id]
     who = {"id": user.id, "name": user.name}
     events.tell(others, "typing", {"conversation": conversation.id, "user": who, "isTyping": is_typing})
 

@@ -297,7 +297,7 @@ def begin(
             conversation, asked = question(session)
             action = "changed" if conversation.leaf_id else "made"  # with its first question, if not before
             generation, job = add(session, user, conversation, asked, owner, model_id=model_id, key=key, params=params)
-            people = talks.people_of(session, conversation)
+            people = talks.people_of(session.connection(), conversation)
     except IntegrityError:
         existing = begun(db.session.connection(), user, key)
         if existing is None:
