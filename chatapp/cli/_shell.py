@@ -7,6 +7,7 @@ answers can be followed by everybody, and if it is killed, whoever runs next goe
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import sys
@@ -53,6 +54,7 @@ def patch() -> None:
     from gevent import monkey
 
     monkey.patch_all()
+    gc.disable()  # as there: what is imported stays
     logging.disable(logging.WARNING)  # what the site writes into its log is for a log
 
 
@@ -68,6 +70,7 @@ def opened() -> Iterator[Site]:
 
     try:
         app = create_app(settings)
+        gc.enable()
         with app.app_context():
             site: Site = app.extensions["chatapp"]
             site.runners.adopts = False  # answers that others left are the running site's

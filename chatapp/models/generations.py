@@ -103,9 +103,7 @@ def is_running_in(connection: Connection | sqlite3.Connection, conversation_id: 
 
 
 RUNNING_IN = Prepared(
-    select(Generation.id)
-    .where(Generation.conversation_id == bindparam("of"), Generation.ended_at.is_(None))
-    .limit(1)
+    select(Generation.id).where(Generation.conversation_id == bindparam("of"), Generation.ended_at.is_(None)).limit(1)
 )
 
 

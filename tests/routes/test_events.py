@@ -17,11 +17,12 @@ import requests
 
 from chatapp import sse
 from chatapp.sse import Frame
-from tests.conftest import SETUPS, making
+from tests import conftest
+from tests.conftest import making
 from tests.support.redis_server import RedisServer
 from tests.support.site import Client, Site, wait_until
 
-EVERY_SETUP = True
+SETUPS = ("sqlite, 2 workers", "postgresql, redis, 2 workers")
 PATH = "/api/events"
 TALKS = "/api/chat/conversations"
 
@@ -32,7 +33,7 @@ def site(
 ) -> Iterator[Site]:
     """As everywhere, but with routes that use `chatapp.sse` alone."""
     with making(tmp_path_factory, model_environ) as make:
-        yield make("tests.support.mounted_wsgi", **SETUPS[request.param](request))
+        yield make("tests.support.mounted_wsgi", **conftest.SETUPS[request.param](request))
 
 
 class Ear:

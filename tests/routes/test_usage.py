@@ -14,7 +14,7 @@ from tests.support.api import check_error
 from tests.support.fake_models import FakeModels
 from tests.support.site import Client, Site, wait_until
 
-EVERY_SETUP = True
+SETUPS = ("sqlite, 2 workers", "postgresql, redis, 2 workers")
 
 
 def used(client: Client) -> dict[str, Any]:
