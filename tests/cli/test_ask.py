@@ -64,7 +64,7 @@ def test_an_answer_comes_word_by_word_and_ctrl_c_ends_it_and_keeps_what_came(
     [question, place] = messages(site, ada, "talk")
     assert (question["content"], place["status"]) == ("count", "running")
     asking.send_signal(signal.SIGINT)
-    rest, wrong = asking.communicate(timeout=20)
+    rest, wrong = asking.communicate(timeout=120)
     assert (asking.returncode, wrong) == (130, b"")
     kept = messages(site, ada, "talk")[1]
     assert (kept["status"], kept["finishReason"]) == ("stopped", "stopped")
@@ -78,7 +78,7 @@ def test_a_reader_who_leaves_ends_it(environ: dict[str, str], run: Run) -> None:
     assert asking.stderr is not None
     asking.stdout.read(1)
     asking.stdout.close()
-    assert asking.wait(20) == 130
+    assert asking.wait(120) == 130
     assert asking.stderr.read() == b""
     asking.stderr.close()
 
@@ -135,7 +135,7 @@ def test_what_a_terminal_would_obey_is_not_shown_to_one(ada: str, environ: dict[
     except OSError:  # the terminal is closed
         pass
     os.close(master)
-    assert asking.wait(20) == 0
+    assert asking.wait(120) == 0
     assert shown.decode() == "red [31m and ]0;title back\r\n"
 
 

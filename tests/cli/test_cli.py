@@ -17,7 +17,7 @@ from chatapp.settings import Settings
 def chatapp(*arguments: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     environ = {"PATH": os.environ["PATH"], "CHATAPP_DATA_DIR": str(folder / "data"), **environ}
     command = [sys.executable, "-m", "chatapp.cli", *arguments]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=180, check=False)
 
 
 def test_the_version(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_password_is_asked_for_twice_and_not_shown(environ: dict[str, str], ru
     while b"sign in now" not in shown:
         shown += os.read(master, 1024)
     os.close(master)
-    assert process.wait(20) == 0
+    assert process.wait(120) == 0
     assert PASSWORD.encode() not in shown
     assert "eve@example.org" in run("users", "list").stdout
 

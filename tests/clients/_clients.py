@@ -81,7 +81,7 @@ def whole(call: Call, last_id: str | None = None, most: int = ALL) -> list[Event
     """Read with the project's own parser: what the others are compared with."""
     headers = {**call.all_headers(last_id), "Accept-Encoding": "identity"}
     with requests.request(
-        call.method, call.url, headers=headers, data=call.content, stream=True, timeout=30
+        call.method, call.url, headers=headers, data=call.content, stream=True, timeout=120
     ) as response:
         assert response.status_code == 200, response.text[:500]
         parser = sse.Parser()
@@ -91,7 +91,7 @@ def whole(call: Call, last_id: str | None = None, most: int = ALL) -> list[Event
 
 def with_sseclient(call: Call, last_id: str | None, most: int) -> list[Event]:
     with requests.request(
-        call.method, call.url, headers=call.all_headers(last_id), data=call.content, stream=True, timeout=30
+        call.method, call.url, headers=call.all_headers(last_id), data=call.content, stream=True, timeout=120
     ) as response:
         assert response.status_code == 200, response.text[:500]
         events = (event for event in sseclient.SSEClient(response).events() if event.data)
@@ -101,7 +101,7 @@ def with_sseclient(call: Call, last_id: str | None, most: int) -> list[Event]:
 def with_httpx_sse(call: Call, last_id: str | None, most: int) -> list[Event]:
     headers = call.all_headers(last_id)
     with (
-        httpx.Client(timeout=30, trust_env=False) as client,
+        httpx.Client(timeout=120, trust_env=False) as client,
         connect_sse(client, call.method, call.url, headers=headers, content=call.content) as source,
     ):
         events = (event for event in source.iter_sse() if event.data)
@@ -140,7 +140,7 @@ def with_node(name: str) -> Client:
             "names": NAMES,
         }
         command = ["node", str(HERE / "read.mjs"), name, json.dumps(given)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=40)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr[-2000:]
         return [[Event(**event) for event in events] for events in json.loads(done.stdout)]
 

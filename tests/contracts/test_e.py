@@ -224,7 +224,7 @@ def swept(site: Site) -> dict[str, int]:
         env=site.environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert done.returncode == 0, done.stderr
     counts: dict[str, int] = json.loads(done.stdout)

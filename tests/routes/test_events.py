@@ -43,7 +43,7 @@ class Ear:
         self.frames: queue.Queue[Frame | None] = queue.Queue()
         headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
         headers["Authorization"] = str(client.http.headers.get("Authorization"))
-        self.response = requests.get(client.url + path, headers=headers, stream=True, timeout=30)
+        self.response = requests.get(client.url + path, headers=headers, stream=True, timeout=90)
         assert self.response.status_code == 200, self.response.text
         self.thread = threading.Thread(target=self._listen, daemon=True)
         self.thread.start()
@@ -69,7 +69,7 @@ class Ear:
 
     def rest(self) -> list[Frame]:
         frames = []
-        while (frame := self.frames.get(timeout=20)) is not None:
+        while (frame := self.frames.get(timeout=90)) is not None:
             frames.append(frame)
         return frames
 
@@ -96,7 +96,7 @@ def listen() -> Iterator[Callable[..., Ear]]:
 
 
 def looked(site: Site) -> dict[str, Any]:
-    found: dict[str, Any] = requests.get(f"{site.url}/mounted", timeout=10).json()
+    found: dict[str, Any] = requests.get(f"{site.url}/mounted", timeout=90).json()
     return found
 
 
@@ -193,7 +193,7 @@ def test_who_comes_back_is_told_to_look_again(ada: Client, listen: Callable[...,
 
 
 def test_the_stream_has_the_head_of_all_streams_and_its_retry_first(ada: Client) -> None:
-    with ada.http.get(ada.url + PATH, stream=True, timeout=20) as response:
+    with ada.http.get(ada.url + PATH, stream=True, timeout=90) as response:
         assert response.headers["Content-Type"].startswith("text/event-stream")
         assert response.headers["Cache-Control"] == "no-cache, no-transform"
         assert response.headers["X-Accel-Buffering"] == "no"
@@ -248,7 +248,7 @@ def test_a_broadcast_reaches_every_stream_of_every_worker_once_and_in_order(
     senders = set()
     for number in range(0, 60, 20):
         data = [[number + n, 'ü🦊"\r\n\u2028\0'] for n in range(20)]
-        said = requests.post(f"{site.url}/mounted/{key}", json=data, timeout=10).json()
+        said = requests.post(f"{site.url}/mounted/{key}", json=data, timeout=90).json()
         assert said["error"] is None
         senders.add(said["worker"])
         for ear in ears:
@@ -267,12 +267,12 @@ def test_a_broadcast_as_large_as_is_allowed_arrives_and_a_larger_one_is_refused(
         ear.data("hello")
     everywhere(site, lambda said: said["counts"].get(key) == 4)
     large = ["x" * 99_000, "y" * 99_000]
-    assert requests.post(f"{site.url}/mounted/{key}", json=large, timeout=10).json()["error"] is None
+    assert requests.post(f"{site.url}/mounted/{key}", json=large, timeout=90).json()["error"] is None
     for ear in ears:
         assert [ear.next().data for _ in range(2)] == large
-    said = requests.post(f"{site.url}/mounted/{key}", json=["x" * 101_000, "after"], timeout=10).json()
+    said = requests.post(f"{site.url}/mounted/{key}", json=["x" * 101_000, "after"], timeout=90).json()
     assert said["error"] == "BroadcastTooLarge"
-    requests.post(f"{site.url}/mounted/{key}", json=["last"], timeout=10)
+    requests.post(f"{site.url}/mounted/{key}", json=["last"], timeout=90)
     assert {ear.next().data for ear in ears} == {"last"}
 
 
@@ -292,14 +292,14 @@ def test_a_reader_who_takes_nothing_ends_its_stream_and_hurts_no_other(
     ada: Client, site: Site, listen: Callable[..., Ear]
 ) -> None:
     key = uuid.uuid4().hex
-    slow = ada.http.get(f"{ada.url}/mounted/{key}?room=20", stream=True, timeout=30)
+    slow = ada.http.get(f"{ada.url}/mounted/{key}?room=20", stream=True, timeout=90)
     well = listen(ada, f"/mounted/{key}")
     assert well.data("hello")
     everywhere(site, lambda said: said["counts"].get(key) == 2)
     sent = 0
     while looked(site)["counts"].get(key) != 1:
         assert sent < 1000, "what nobody reads is kept without end"
-        requests.post(f"{site.url}/mounted/{key}", json=["z" * 90_000], timeout=10)
+        requests.post(f"{site.url}/mounted/{key}", json=["z" * 90_000], timeout=90)
         sent += 1
         assert len(well.next().data) == 90_000
     wait_until(lambda: f"{key}: the reader is too slow" in looked(site)["left"])
@@ -307,7 +307,7 @@ def test_a_reader_who_takes_nothing_ends_its_stream_and_hurts_no_other(
 
 
 def test_silence_is_made_audible(ada: Client) -> None:
-    with ada.http.get(f"{ada.url}/mounted/silence?heartbeat=0.1", stream=True, timeout=20) as response:
+    with ada.http.get(f"{ada.url}/mounted/silence?heartbeat=0.1", stream=True, timeout=90) as response:
         heard = b""
         while heard.count(b"\n:\n") < 3:
             heard += response.raw.read1(4096)
@@ -335,7 +335,7 @@ def test_heartbeats_are_events_for_who_asks_and_have_no_id(quick_site: Site) -> 
         assert beats == [Frame("{}", "heartbeat")] * 3, path
         assert client.request("GET", f"{path}?heartbeat=never").status_code == 400
     client.call("POST", f"{talk}/stop")
-    with client.http.get(client.url + PATH, stream=True, timeout=20) as plain:
+    with client.http.get(client.url + PATH, stream=True, timeout=90) as plain:
         heard = b""
         while heard.count(b"\n:\n") < 2:
             heard += plain.raw.read1(4096)
@@ -355,7 +355,7 @@ def test_who_signs_out_hears_nothing_more(quick_site: Site, listen: Callable[...
 
 def test_a_site_that_stops_sends_its_listeners_back_soon(quick_site: Site) -> None:
     client, parser = quick_site.new_user(), sse.Parser()
-    with client.http.get(client.url + PATH, stream=True, timeout=30) as response:
+    with client.http.get(client.url + PATH, stream=True, timeout=90) as response:
         parser.feed(response.raw.read1(4096))
         quick_site.process.send_signal(signal.SIGTERM)  # type: ignore[union-attr]
         while data := response.raw.read1(4096):

@@ -19,7 +19,7 @@ from tests.support.site import Site, wait_until
 
 
 def health(site: Site, path: str = "/health") -> tuple[int, dict[str, Any]]:
-    answer = requests.get(f"{site.url}{path}", timeout=20)
+    answer = requests.get(f"{site.url}{path}", timeout=90)
     assert answer.headers["Content-Type"] == "application/json"
     assert answer.headers["Cache-Control"] == "no-store"
     return answer.status_code, answer.json()
@@ -76,19 +76,19 @@ def hanging() -> Any:
 def test_a_database_that_cannot_be_used_is_503(new_site: Callable[..., Site]) -> None:
     site = new_site()
     assert health(site)[0] == 200
-    with closing(sqlite3.connect(file_of(site), timeout=20)) as database:
+    with closing(sqlite3.connect(file_of(site), timeout=90)) as database:
         database.execute("ALTER TABLE plans RENAME TO elsewhere")  # as if it were migrated down
     wait_until(lambda: health(site)[0] == 503, 10)
     status, told = health(site)
     assert (status, told["status"], told["dependencies"]["database"]) == (503, "down", {"state": "down"})
-    with closing(sqlite3.connect(file_of(site), timeout=20)) as database:
+    with closing(sqlite3.connect(file_of(site), timeout=90)) as database:
         database.execute("ALTER TABLE elsewhere RENAME TO plans")
     wait_until(lambda: health(site)[0] == 200, 10)
 
 
 def test_a_database_that_is_locked_for_a_while_is_busy_and_not_down(new_site: Callable[..., Site]) -> None:
     site = new_site()
-    with closing(sqlite3.connect(file_of(site), timeout=20, isolation_level=None)) as database:
+    with closing(sqlite3.connect(file_of(site), timeout=90, isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
         wait_until(lambda: state(site, "database") == "busy", 10)
         begun = time.monotonic()

@@ -88,7 +88,7 @@ def test_an_answer_that_is_stored_nowhere_is_counted_too(site: Site, ada: Client
     assert row["completion_tokens"] >= 20
 
     endless = {**body, "model": "openai/count-5000,delay=0.01"}
-    with ada.http.post(f"{site.url}/api/stream", json=endless, stream=True, timeout=20) as response:
+    with ada.http.post(f"{site.url}/api/stream", json=endless, stream=True, timeout=90) as response:
         while b"message-chunk" not in response.raw.read1(65536):
             pass
     wait_until(lambda: used(ada)["total"]["answers"] == 2, what="an answer that its reader left is counted")

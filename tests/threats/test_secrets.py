@@ -116,9 +116,9 @@ def found(text: str, *canaries: str) -> list[str]:
 
 def test_errors_and_figures_hold_none_of_it(told: Told) -> None:
     assert len(told.errors) > 100
-    figures = requests.get(f"{told.site.url}/metrics", timeout=20).text
+    figures = requests.get(f"{told.site.url}/metrics", timeout=90).text
     assert "chatapp" in figures
-    health = requests.get(f"{told.site.url}/health", timeout=20).text
+    health = requests.get(f"{told.site.url}/health", timeout=90).text
     for text in (*told.errors, figures, health):
         assert not found(text, PASSWORD, *KEYS, *told.tokens), text[:500]
         assert PROMPT not in text, text[:500]
