@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -448,8 +449,10 @@ def test_failures_in_a_row_are_slowed_and_a_success_forgives(site: Site, ada: Cl
 
 def test_guesses_made_at_once_find_out_no_more_than_guesses_in_a_row(site: Site, ada: Client) -> None:
     passwords = ["wrong"] * 11 + [PASSWORD]
+    begun = time.monotonic()
     answers = at_once(12, lambda n: login(client_from(site, f"127.0.2.{n + 1}"), ada.email, passwords[n]))
-    assert sum(answer.status_code != 429 for answer in answers) <= 6
+    later = int(time.monotonic() - begun)  # on a slow machine the last ones come when another guess is allowed
+    assert sum(answer.status_code != 429 for answer in answers) <= min(6 + later, 11)
 
 
 def test_who_guesses_at_many_accounts_is_slowed_too(site: Site, ada: Client) -> None:
