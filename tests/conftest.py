@@ -12,11 +12,14 @@ import gevent
 import pytest
 
 from tests.support.fake_models import FakeModels
+from tests.support.pages import browser, me, new_context
 from tests.support.redis_server import RedisServer
 from tests.support.site import Client, Site
 
 # Their files take the longest, and a run is over when the last file is: they are begun first.
 LONG_FIRST = ("chaos", "browser", "faults", "system", "routes")
+
+__all__ = ["browser", "me", "new_context"]  # one browser for all folders: a process can have no second one
 
 
 @pytest.hookimpl(trylast=True)

@@ -10,8 +10,8 @@ from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.browser._chat import Chat, counted, posted
 from tests.browser._proxy import Proxy
-from tests.browser.conftest import sign_in
 from tests.support.fake_models import FakeModels
+from tests.support.pages import sign_in
 from tests.support.site import Client, Site
 
 Me = tuple[Page, Client]

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.browser._chat import Chat, counted
-from tests.browser.conftest import sign_in
 from tests.support.fake_models import FakeModels
+from tests.support.pages import sign_in
 from tests.support.site import PASSWORD, Client, Site, wait_until
 
 Me = tuple[Page, Client]

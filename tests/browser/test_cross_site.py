@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Page
 
-from tests.browser.conftest import sign_in
 from tests.support import api
+from tests.support.pages import sign_in
 from tests.support.site import Client, Site
 
 ATTACKS = """async ({url, project, conversation, unanswered, generation}) => {

@@ -19,8 +19,8 @@ from playwright.sync_api import TimeoutError as TimedOut
 from tests.browser._chat import Chat, counted
 from tests.browser._nginx import Nginx
 from tests.browser._proxy import Proxy, page
-from tests.browser.conftest import ARGUMENTS, EXECUTABLE, sign_in
 from tests.support.fake_models import FakeModels
+from tests.support.pages import ARGUMENTS, EXECUTABLE, sign_in
 from tests.support.site import Client, Site, wait_until
 
 Me = tuple[Page, Client]

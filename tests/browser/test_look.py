@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, Response, expect
 
 from tests.browser._chat import Chat
-from tests.browser.conftest import sign_in
 from tests.support.fake_models import FakeModels
+from tests.support.pages import sign_in
 from tests.support.site import Client, Site
 
 MAX_REQUESTS = 14

@@ -10,7 +10,7 @@ from playwright.sync_api import BrowserContext, expect
 
 from chatapp.settings import ROOT
 from tests.browser._chat import Chat
-from tests.browser.conftest import sign_in
+from tests.support.pages import sign_in
 from tests.support.site import Site
 
 PAYLOADS: list[str] = json.loads((ROOT / "tests" / "data" / "hostile_markdown.json").read_text())

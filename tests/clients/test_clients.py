@@ -8,12 +8,9 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page
 
-from tests.browser.conftest import browser, me, new_context, sign_in
 from tests.clients import _clients
 from tests.clients._clients import CLIENTS, ENDS, NAMES, ONLY_GET, Call, Event, Time, each, whole
 from tests.support.site import Client, Site
-
-__all__ = ["browser", "me", "new_context", "sign_in"]
 
 MODEL = "openai/count-16,delay=0.01"
 WORDS = " ".join(str(number) for number in range(1, 17))

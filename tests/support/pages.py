@@ -1,4 +1,4 @@
-"""A real browser for the tests beside this file, and a page that is signed in as somebody new."""
+"""A real browser, and a page that is signed in as somebody new."""
 
 from __future__ import annotations
 
