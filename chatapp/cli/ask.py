@@ -36,7 +36,7 @@ def command(question: str, model: str | None, conversation: str | None, email: s
     QUESTION may be - for what comes from standard input. Question and answer are stored; the site need not run. Ctrl-C ends the
     answer and keeps what came.
     """
-    with built_in_model(may_be(model)), opened() as site, told_in_options():
+    with built_in_model(may_be(model)), opened(answers=True) as site, told_in_options():
         asked = checked(prompt=from_input() if question == "-" else question, modelId=model, chatId=conversation)
         generation = begin(whose(email), asked)
         last = print_answer(site, generation, quiet=as_json)
