@@ -126,7 +126,7 @@ class Runners:
         for runner in list(self._running.values()):
             runner.hand_back()
         self._wait_until_idle(LEAVING_SECONDS)
-        gevent.killall([one for one in (self._keeper, self._sweeper) if one is not None])
+        gevent.killall([one for one in (self._keeper, self._sweeper) if one is not None], timeout=LEAVING_SECONDS)
         if self._entered_at is not None:
             with gevent.Timeout(LEAVING_SECONDS, False):  # type: ignore[arg-type]  # else the lease runs out by itself
                 self._log.store.leave(self.owner)
